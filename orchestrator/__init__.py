@@ -1,0 +1,23 @@
+"""Hyperparameter sweeps for PyTorch Lightning on Ray, with Optuna and Weights & Biases.
+
+What a trainable or a search space needs is exported here and loads neither torch nor ray; everything else is
+the command line's: `python -m orchestrator --help`.
+"""
+
+from orchestrator.errors import InputError, OrchestratorError, SpaceError, SpecError, StorageError, SweepError
+from orchestrator.space import Choice, Float, Int, Space
+from orchestrator.trainable import Trainable
+
+__all__ = [
+    "Choice",
+    "Float",
+    "InputError",
+    "Int",
+    "OrchestratorError",
+    "Space",
+    "SpaceError",
+    "SpecError",
+    "StorageError",
+    "SweepError",
+    "Trainable",
+]

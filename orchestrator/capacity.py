@@ -1,0 +1,58 @@
+"""How many trials run at once: decided from what one needs and what there is, so that none waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import SpecError
+from orchestrator.spec import Resources
+
+# What a slot itself takes of its node while its workers train: nothing to speak of, but Tune wants a number above 0.
+SLOT_SHARE = 0.001
+# The custom resource of the node that carries the sweep; a cluster without it pays the share in CPUs.
+HEAD = "head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concurrency:
+    """How many trials run at once, and why."""
+
+    trials: int
+    reason: str
+
+
+def concurrency(resources: Resources, have: Mapping[str, float], budget_trials: int) -> Concurrency:
+    """Trials at once on a cluster that can have `have`, in Ray's resource names.
+
+    Raises:
+        SpecError: not one fits, or fewer than were asked for.
+    """
+    need = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * resources.gpus_per_worker}
+    slot_cpu = 0 if HEAD in have else SLOT_SHARE
+    fits = {
+        name: _whole((have.get(name, 0.0)) / (amount + (slot_cpu if name == "CPU" else 0)))
+        for name, amount in need.items()
+        if amount
+    }
+    scarce = min(fits, key=lambda name: fits[name])
+    needs = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in need.items() if amount)
+    possible = f"{have.get(scarce, 0):g} {scarce}{'s' if have.get(scarce, 0) != 1 else ''}"
+    what = f"a trial needs {needs} (resources.workers={resources.workers}), and there can be {possible}"
+    if not fits[scarce]:
+        raise SpecError(f"resources: {what}; ask for less, or start the sweep where there is more")
+    if isinstance(resources.concurrency, int):
+        if resources.concurrency > fits[scarce]:
+            raise SpecError(
+                f"resources.concurrency is {resources.concurrency}, but {what}: at most {fits[scarce]} at once;"
+                " lower it, or leave it at 'auto'"
+            )
+        return Concurrency(trials=min(resources.concurrency, budget_trials), reason="as resources.concurrency says")
+    if budget_trials < fits[scarce]:
+        return Concurrency(trials=budget_trials, reason=f"no more are to be run; {what}")
+    return Concurrency(trials=fits[scarce], reason=what)
+
+
+def _whole(ratio: float) -> int:
+    """The whole part, where 2 / 0.1 is 20 in spite of floating point."""
+    return int(ratio + 1e-9)

@@ -1,0 +1,225 @@
+"""Finding trainables, search spaces and sweeps by name. Nothing is imported that could load torch.
+
+Adding one is adding one file: the file's name is the registration.
+
+    trainables/NAME.py      with TRAINABLE, an orchestrator.Trainable
+    search_spaces/NAME.py   with SPACE, an orchestrator.Space; or search_spaces/NAME.yaml
+    sweeps/NAME.yaml        a sweep's specification
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.errors import InputError, SpaceError, SpecError
+from orchestrator.naming import near_miss
+from orchestrator.space import Space
+from orchestrator.trainable import Trainable
+
+TRAINABLES, SPACES, SWEEPS = "trainables", "search_spaces", "sweeps"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: PyYAML follows YAML 1.1, in which `1e-4` is text (yaml/pyyaml#173)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read YAML.
+
+    Raises:
+        InputError: the text is not YAML; the message gives the place.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as exc:
+        raise InputError(f"{source} is not valid YAML: {' '.join(str(exc).split())}") from exc
+
+
+def names(kind: str) -> dict[str, Path]:
+    """Every name of a kind (`trainables`, `search_spaces`, `sweeps`) and the file that gives it."""
+    found: dict[str, Path] = {}
+    suffixes = {TRAINABLES: {".py"}, SPACES: {".py", ".yaml"}, SWEEPS: {".yaml"}}[kind]
+    for folder in _folders(kind):
+        for path in sorted(folder.iterdir()):
+            if path.suffix in suffixes and not path.name.startswith("_"):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def summary(path: Path) -> str:
+    """The first line of what a file says of itself: its docstring, or its first comment."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    first = text.partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+def problem_with_trainable(reference: str) -> str | None:
+    """Why a trainable's name or `package.module:NAME` leads nowhere, or None; imports nothing."""
+    if ":" in reference:
+        return _problem_with_attribute(*reference.split(":", 1), reference)
+    known = names(TRAINABLES)
+    if reference in known:
+        return None
+    return _unknown("trainable", reference, known, "or give package.module:NAME")
+
+
+def problem_with_class(class_path: str) -> str | None:
+    """Why `package.module.Class` leads nowhere, or None; imports nothing."""
+    module, _, name = class_path.rpartition(".")
+    if not module:
+        return f"'{class_path}' is not a class path; write package.module.Class"
+    return _problem_with_attribute(module, name, class_path)
+
+
+def load_trainable(reference: str | Mapping[str, Any]) -> Trainable:
+    """The trainable of a name, of `package.module:NAME`, or of class paths. Imports its module, and so torch.
+
+    Raises:
+        SpecError: what was found is not a trainable.
+    """
+    if isinstance(reference, str):
+        module, _, name = reference.partition(":") if ":" in reference else (f"{TRAINABLES}.{reference}", "", "")
+        found = _attribute(module, name or "TRAINABLE")
+        if isinstance(found, Trainable):
+            return found
+        if isinstance(found, type):  # a LightningModule with its own dataloaders
+            return Trainable(model=found)
+        raise SpecError(f"{reference} is a {type(found).__name__}; a trainable is a Trainable or a LightningModule class")
+    parts = {part: reference.get(part) for part in ("model", "data")}
+    classes = {part: _attribute(*given["class_path"].rsplit(".", 1)) for part, given in parts.items() if given}
+    arguments = {part: given.get("init_args") or {} for part, given in parts.items() if given}
+    return Trainable(
+        model=classes["model"],
+        data=classes.get("data"),
+        model_args=arguments["model"],
+        data_args=arguments.get("data", {}),
+    )
+
+
+def load_space(reference: str | Mapping[str, Any]) -> Space:
+    """The space of a name, of a YAML file, of `package.module:NAME`, or written out in place.
+
+    Raises:
+        SpaceError: there is no such space, or it breaks rules.
+    """
+    if isinstance(reference, Mapping):
+        return Space.from_data(reference)
+    if reference.endswith((".yaml", ".yml")):
+        return _space_from_file(Path(reference))
+    if ":" in reference:
+        module, name = reference.split(":", 1)
+        if problem := _problem_with_attribute(module, name, reference):
+            raise SpaceError(problem)
+        return _as_space(_attribute(module, name), reference)
+    known = names(SPACES)
+    if reference not in known:
+        raise SpaceError(_unknown("search space", reference, known, "or give a YAML file or package.module:NAME"))
+    path = known[reference]
+    if path.suffix == ".yaml":
+        return _space_from_file(path)
+    return _as_space(_attribute(f"{SPACES}.{reference}", "SPACE"), reference)
+
+
+def find_sweep(reference: str) -> Path:
+    """The file of a sweep: a path as it stands, or a name from `sweeps/`.
+
+    Raises:
+        SpecError: there is none.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    known = names(SWEEPS)
+    if reference in known:
+        return known[reference]
+    raise SpecError(_unknown("sweep", reference, {**known, **{str(p): p for p in path.parent.glob("*.y*ml")}}, ""))
+
+
+def _folders(kind: str) -> Iterable[Path]:
+    """Where a kind lives: in the current folder first, then beside the installed orchestrator."""
+    spots = (Path.cwd() / kind, Path(__file__).resolve().parent.parent / kind)
+    return dict.fromkeys(spot.resolve() for spot in spots if spot.is_dir())
+
+
+def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
+    available = ", ".join(sorted(known)) or "none"
+    return f"no {what} '{name}'{near_miss(name, known) or ';'} available: {available}" + (
+        f" ({otherwise})" if otherwise else ""
+    )
+
+
+def _find_module(dotted: str) -> ModuleSpec | None:
+    """Find a module without importing its parents, which `importlib.util.find_spec` would."""
+    path: list[str] | None = [str(Path.cwd()), *sys.path]
+    spec: ModuleSpec | None = None
+    for part in dotted.split("."):
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or [])
+    return spec
+
+
+def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
+    spec = _find_module(module)
+    if spec is None:
+        return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages"
+    if not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    defined = _top_level_names(Path(spec.origin))
+    if defined is None or name in defined:
+        return None
+    return f"'{written}': module '{module}' defines no '{name}'{near_miss(name, defined)}"
+
+
+def _top_level_names(path: Path) -> set[str] | None:
+    """What a module defines at its top level, or None where only running it can tell."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+    return None if found & {"*", "__getattr__"} else found
+
+
+def _attribute(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError as exc:
+        raise SpecError(f"module '{module}' defines no '{name}'") from exc
+
+
+def _as_space(found: Any, reference: str) -> Space:
+    if not isinstance(found, Space):
+        raise SpaceError(f"'{reference}' is a {type(found).__name__}; a search space is an orchestrator.Space")
+    return found
+
+
+def _space_from_file(path: Path) -> Space:
+    if not path.is_file():
+        raise SpaceError(f"no search space file '{path}'")
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(data, Mapping):
+        raise SpaceError(f"{path} holds {type(data).__name__}; a search space is a mapping from name to parameter")
+    return Space.from_data(data)

@@ -1,0 +1,102 @@
+"""The Ray cluster a sweep runs on: the one `RAY_ADDRESS` names, or one of its own on this machine (ray)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.capacity import HEAD
+from orchestrator.errors import SweepError
+
+# Read by Ray when it is imported, or by the processes it starts.
+ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed that much sooner
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints belong to the trial's W&B run
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's module mean what they mean in their shell
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing at verbosity 0 without it
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's end brings no metric of its own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's experiment state is not what a sweep is resumed from
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "130",  # a slot may need LEAVE_TIMEOUT_S to close a run
+}
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads from the environment; before the first `import ray`."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    # Unset, heads and clients decide by themselves, and not alike (field notes on ray 2.60): a cluster of our own is
+    # on this machine only and has no authentication; for any other, the user's setting or token file decides.
+    token = Path("~/.ray/auth_token").expanduser().exists() or "RAY_AUTH_TOKEN" in os.environ
+    mode = "token" if os.environ.get("RAY_ADDRESS") and token else "disabled"
+    os.environ.setdefault("RAY_AUTH_MODE", mode)
+
+
+def capacity() -> dict[str, float]:
+    """What the cluster can have, autoscaling included, in Ray's resource names; starts nothing on this machine.
+
+    Raises:
+        SweepError: `RAY_ADDRESS` names a cluster that cannot be reached.
+    """
+    prepare_environment()
+    if not os.environ.get("RAY_ADDRESS"):
+        return _machine()
+    with connected():
+        import ray
+        from ray._private.state import state
+
+        now = ray.cluster_resources()
+        most: Mapping[str, float] = state.get_max_resources_from_cluster_config() or {}
+        return {name: max(now.get(name, 0.0), most.get(name, 0.0)) for name in {*now, *most}}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the cluster, or start one on this machine; it ends with this process.
+
+    Raises:
+        SweepError: the cluster cannot be reached or started.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if address := os.environ.get("RAY_ADDRESS"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            have = _machine()
+            ray.init(
+                address="local",
+                num_cpus=int(have["CPU"]),
+                num_gpus=int(have["GPU"]),
+                resources={HEAD: 1},
+                include_dashboard=True,  # its State API frees what dead trials had reserved
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as exc:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise SweepError(f"no Ray cluster at {where} (RAY_ADDRESS): {exc}") from exc
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _machine() -> dict[str, float]:
+    """This machine's CPUs, as its cgroup allows, and GPUs."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+    from ray._private.utils import get_num_cpus
+
+    gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
+    return {"CPU": float(get_num_cpus()), "GPU": float(gpus), HEAD: 1.0}

@@ -1,0 +1,68 @@
+"""Every error the orchestrator raises on purpose.
+
+    OrchestratorError                 exit code 1
+    ├── InputError                    exit code 2: the user's input, every problem in it at once
+    │   ├── SpecError                 a sweep's specification
+    │   └── SpaceError                a search space
+    ├── SweepError                    a sweep that could not be started, resumed or finished
+    ├── StorageError                  the sweep's folder cannot be read or written
+    └── TrialError                    a trial that ended badly; carries its number and attempt
+
+Errors carry data, not only text, and survive pickling, because they cross processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class OrchestratorError(Exception):
+    """Base of every error raised on purpose; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class InputError(OrchestratorError):
+    """The user's input breaks rules; `problems` lists every one of them, a sentence each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class SpecError(InputError):
+    """A sweep's specification breaks rules."""
+
+
+class SpaceError(InputError):
+    """A search space breaks rules."""
+
+
+class SweepError(OrchestratorError):
+    """A sweep could not be started, resumed or finished."""
+
+
+class StorageError(OrchestratorError):
+    """The sweep's folder cannot be read or written."""
+
+
+class TrialError(OrchestratorError):
+    """A trial ended badly.
+
+    Attributes:
+        number: the trial's number in its sweep.
+        attempt: which attempt it was, counted from 0.
+        reason: what went wrong, in one line.
+    """
+
+    def __init__(self, number: int, attempt: int, reason: str) -> None:
+        self.number, self.attempt, self.reason = number, attempt, reason
+        super().__init__(number, attempt, reason)
+
+    def __str__(self) -> str:
+        return f"trial {self.number} (attempt {self.attempt + 1}): {self.reason}"

@@ -1,0 +1,240 @@
+"""The record of a sweep: an Optuna study in the sweep's folder (optuna). One process writes it, any may read it.
+
+It is a journal (`optuna.storages.JournalStorage`): appended to line by line and synced, so that a killed process
+leaves at most one unfinished line, which is cut off when the sweep is resumed; `optuna-dashboard` opens it as it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator import ranking
+from orchestrator.errors import StorageError
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Ended, Outcome, Report, Started
+from orchestrator.naming import trial_seed
+from orchestrator.space import Choice, Float, Parameter, Space
+from orchestrator.spec import Spec
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+# What is marked experimental here has been in Optuna since 3.x; each is covered by a test.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+STATES = {
+    Outcome.COMPLETE: TrialState.COMPLETE,
+    Outcome.PRUNED: TrialState.PRUNED,
+    Outcome.DIVERGED: TrialState.PRUNED,  # Optuna's samplers learn from a pruned trial's curve, not from a failed one
+    Outcome.FAILED: TrialState.FAIL,
+    Outcome.REJECTED: TrialState.FAIL,
+    Outcome.BROKEN: TrialState.FAIL,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """What the ledger says of one trial."""
+
+    number: int
+    state: str
+    """COMPLETE, PRUNED, FAIL or RUNNING, as in Optuna; RUNNING is also what waits to be resumed."""
+    params: Mapping[str, Any]
+    value: float | None
+    """The best value of the curve; None before the first epoch."""
+    best_epoch: int | None
+    curve: Mapping[int, float]
+    """The metric by epoch, epochs counted from 1."""
+    seed: int
+    wandb_run: str | None
+    checkpoint: str | None
+    """Of the best epoch, relative to the sweep's folder; None where none is kept."""
+    error: str | None
+    started: datetime | None
+    ended: datetime | None
+    attempts: int
+    """How often its workers began."""
+
+
+class Ledger:
+    """The study of one sweep."""
+
+    def __init__(self, folder: SweepFolder, spec: Spec, *, create: bool = False, read_only: bool = False) -> None:
+        """Open the study, or create it.
+
+        Raises:
+            StorageError: there is none, or it cannot be read.
+        """
+        self._spec, self._space = spec, spec.load_space()
+        folder.pull(folder.ledger.name)
+        if not create and not folder.ledger.is_file():
+            raise StorageError(f"{folder.show(folder.ledger.name)} is missing: there is no record of this sweep")
+        if not read_only and not create:
+            _cut_unfinished_line(folder.ledger)
+        try:
+            self._storage = JournalStorage(JournalFileBackend(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger))))
+            name = spec.name or ""
+            self._study = (
+                optuna.create_study(storage=self._storage, study_name=name, direction=spec.goal)
+                if create
+                else optuna.load_study(storage=self._storage, study_name=name)
+            )
+            self._study_id = self._storage.get_study_id_from_name(name)
+        except (OSError, ValueError, KeyError) as exc:
+            raise StorageError(f"{folder.ledger} cannot be read as an Optuna journal: {exc}") from exc
+        if create:
+            self._study.set_metric_names([spec.metric])
+        if not read_only:
+            self._study.sampler = _sampler(spec, seen=len(self._study.get_trials(deepcopy=False)))
+        self._records = {trial.number: self._record(trial) for trial in self._study.get_trials(deepcopy=False)}
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        return list(self._records.values())
+
+    def ask(self) -> TrialRecord:
+        """Begin a new trial."""
+        if self._spec.search.sampler == "grid":
+            self._study.enqueue_trial(self._grid[len(self._records)])
+        trial = self._study.ask()
+        for name, parameter in self._space.items():
+            if self._space.is_active(name, trial.params):
+                _suggest(trial, name, parameter)
+        trial.set_user_attr("seed", trial_seed(self._spec.search.seed or 0, trial.number))
+        return self._refresh(trial.number)
+
+    @cached_property
+    def _grid(self) -> list[dict[str, Any]]:
+        return list(self._space.grid())
+
+    def start(self, started: Started) -> TrialRecord:
+        """A trial's workers have begun."""
+        trial = self._trial(started.number)
+        if "started" not in trial.user_attrs:
+            trial.set_user_attr("started", _now().isoformat())
+        trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
+        if started.wandb_run:
+            trial.set_user_attr("wandb_run", started.wandb_run)
+        return self._refresh(started.number)
+
+    def report(self, report: Report) -> TrialRecord:
+        """An epoch; one that is recorded already is left as it is."""
+        if report.epoch in self._records[report.number].curve:
+            return self._records[report.number]
+        trial = self._trial(report.number)
+        if self._spec.checkpoints.keep != "none":
+            trial.set_user_attr("checkpoint", report.best_checkpoint)
+        trial.report(report.value, report.epoch)
+        return self._refresh(report.number)
+
+    def end(self, ended: Ended) -> TrialRecord:
+        """A trial is over; a second ending is ignored. Paused and interrupted trials stay RUNNING: they will go on."""
+        if self._records[ended.number].state != "RUNNING":
+            return self._records[ended.number]
+        if ended.report is not None:
+            self.report(ended.report)
+        if (state := STATES.get(ended.outcome)) is None:
+            return self._records[ended.number]
+        trial = self._trial(ended.number)
+        trial.set_user_attr("outcome", str(ended.outcome))
+        if ended.error:
+            trial.set_user_attr("error", ended.error)
+        record = self._records[ended.number]
+        if state is TrialState.COMPLETE:
+            self._study.tell(trial, record.value, state=state)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # optuna warns of a pruned trial that never reported
+                self._study.tell(trial, state=state)
+        return self._refresh(ended.number)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Note something of the sweep as a whole, such as its W&B sweep id."""
+        self._study.set_user_attr(key, value)
+
+    def recall(self, key: str) -> Any:
+        """What was noted, or None."""
+        return self._study.user_attrs.get(key)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self._study, self._id(number))
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _refresh(self, number: int) -> TrialRecord:
+        self._records[number] = self._record(self._storage.get_trial(self._id(number)))
+        return self._records[number]
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        curve = dict(sorted(trial.intermediate_values.items()))
+        best = ranking.best_epoch(self._spec.goal, curve)
+        started = attributes.get("started")
+        return TrialRecord(
+            number=trial.number,
+            state=trial.state.name,
+            params={**self._spec.params, **trial.params},
+            value=curve[best] if best is not None else None,
+            best_epoch=best,
+            curve=curve,
+            seed=attributes.get("seed", 0),
+            wandb_run=attributes.get("wandb_run"),
+            checkpoint=attributes.get("checkpoint"),
+            error=attributes.get("error"),
+            started=datetime.fromisoformat(started) if started else None,
+            ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
+            attempts=attributes.get("attempts", 0),
+        )
+
+
+class _OneWriter(JournalFileOpenLock):
+    """No lock on the journal itself: the sweep's own lock lets only one process write, and dies with it."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _sampler(spec: Spec, seen: int) -> BaseSampler:
+    """The sampler; `seen` trials into the sweep its seed is another one, or a resumed sweep would repeat itself."""
+    seed = trial_seed(spec.search.seed or 0, -1 - seen) if seen else spec.search.seed
+    if spec.search.sampler == "tpe":
+        # multivariate and constant_liar are Optuna 5's defaults; group is what makes multivariate know conditions.
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return RandomSampler(seed=seed)  # for a grid every value is given
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> None:
+    if isinstance(parameter, Choice):
+        trial.suggest_categorical(name, parameter.options)
+    elif isinstance(parameter, Float):
+        trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    else:
+        trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Take off the line that a killed process did not finish; Optuna would refuse the whole journal once it grows."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as journal:
+            journal.truncate(whole)
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone()

@@ -1,0 +1,112 @@
+"""What passes between the sweep, its slots and their workers: plain data that survives pickling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How a trial's time on a slot ended."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"  # the scheduler stopped it
+    DIVERGED = "diverged"  # its metric was not a finite number
+    PAUSED = "paused"  # the scheduler took it off its slot; it will go on
+    INTERRUPTED = "interrupted"  # the sweep was stopped; it goes on when the sweep is resumed
+    FAILED = "failed"
+    REJECTED = "rejected"  # the spec does not fit the trainable: every trial would fail the same way
+    BROKEN = "broken"  # worker groups do not even start: so would every trial's
+
+
+class Verdict(StrEnum):
+    """What a worker is told when it has reported an epoch."""
+
+    CONTINUE = "continue"
+    PRUNE = "prune"
+    PAUSE = "pause"
+    INTERRUPT = "interrupt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One trial, as handed to the workers of a slot."""
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+    attempt: int = 0
+    """How often it was tried before, in this run of the sweep."""
+    start_from: str | None = None
+    """A checkpoint, relative to the sweep's folder, other than the trial's own newest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A trial's workers have begun."""
+
+    number: int
+    attempt: int
+    wandb_run: str | None
+    """The run's URL where it is online, else its folder, relative to the sweep's; None where there is no run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One epoch of a trial. Epochs count from 1; a report again for the same epoch says the same."""
+
+    number: int
+    epoch: int
+    value: float
+    """The sweep's metric at this epoch; finite."""
+    metrics: Mapping[str, float]
+    """Everything the module logged, by name."""
+    best_epoch: int
+    """The epoch of the best value so far."""
+    checkpoint: str | None
+    """This epoch's checkpoint, relative to the sweep's folder."""
+    best_checkpoint: str | None
+    """The best epoch's checkpoint, relative to the sweep's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A trial's workers are done with it."""
+
+    number: int
+    outcome: Outcome
+    report: Report | None = None
+    """The last epoch, where the sweep has not been told of it yet."""
+    error: str | None = None
+    run_closed: bool = True
+    """Whether the trial's W&B run was closed by its workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A slot's worker group is gone, with the trial it held, if it held one."""
+
+    error: str
+    """What is known of why, in one line, the exception's own words first."""
+    outcome: Outcome = Outcome.FAILED
+    """What the trial ends as if it is not tried again; REJECTED and BROKEN say that trying is useless."""
+    run_closed: bool = False
+    """Whether the trial's W&B run was closed before the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something to say to the user once, that fails nothing: e.g. that W&B cannot be reached."""
+
+    text: str
+
+
+Event = Report | Ended | Lost
+
+
+def first_line(exc: BaseException) -> str:
+    """An exception's class and the first line of what it says."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return f"{type(exc).__name__}: {lines[0]}" if lines else type(exc).__name__

@@ -1,0 +1,35 @@
+"""Names: what a trial is called everywhere, and what a mistyped name was probably meant to be."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zlib
+from collections.abc import Iterable
+from datetime import datetime
+
+# W&B run ids may hold letters, digits, '-' and '_' and be 64 characters long; eight are left for the trial's number.
+SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,55}")
+SWEEP_NAME_RULE = "up to 56 letters, digits, '-' and '_', the first a letter or digit"
+
+
+def run_id(sweep: str, number: int) -> str:
+    """The W&B run id of a trial: its durable name `<sweep>/<number>`, spelt as W&B allows."""
+    return f"{sweep}-{number}"
+
+
+def sweep_name(trainable: str, now: datetime) -> str:
+    """A name for a sweep that was given none: what it trains, and when, e.g. `digits-20261120-201530`."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", trainable.rpartition(".")[2].rpartition(":")[2]).strip("-").lower()
+    return f"{(stem or 'sweep')[:40]}-{now:%Y%m%d-%H%M%S}"
+
+
+def trial_seed(sweep_seed: int, number: int) -> int:
+    """The seed of a trial, in [0, 2**32): the same for the same sweep seed and number on every machine."""
+    return zlib.crc32(f"{sweep_seed}/{number}".encode())
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when something known is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

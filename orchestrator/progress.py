@@ -1,0 +1,194 @@
+"""What a person sees of a sweep: a live view in a terminal, a line a trial elsewhere, a table at the end (rich)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator import ranking
+from orchestrator.capacity import Concurrency
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.spec import Spec
+
+STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"}
+TOP = 5
+
+
+class Progress:
+    """The state of the view: what ran, what runs, what is best, and how long it may take yet."""
+
+    def __init__(self, console: Console, spec: Spec, ledger: Ledger) -> None:
+        self.console, self.spec, self.ledger = console, spec, ledger
+        self.total = spec.budget.trials or 0
+        self._began = time.monotonic()
+        self._ended_before = self._ended()
+        self._said: set[str] = set()
+
+    def notice(self, text: str) -> None:
+        """Print something once, above whatever is live."""
+        if text not in self._said:
+            self._said.add(text)
+            self.console.print(Text(f"note: {text}", style="yellow"))
+
+    def changed(self, record: TrialRecord) -> None:
+        """A trial began, reported or ended."""
+
+    def tick(self) -> None:
+        """Time went by."""
+
+    def line(self) -> str:
+        """Where the sweep stands, in one line."""
+        parts = [f"{self._ended()}/{self.total} trials"]
+        if best := next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None):
+            parts.append(f"best {self.spec.metric} {best.value:.4g} (trial {best.number})")
+        if (left_s := self.left_s()) is not None:
+            parts.append(f"about {duration(left_s)} left")
+        return "  ".join(parts)
+
+    def left_s(self) -> float | None:
+        """Seconds until the last trial has ended, at the pace so far; None before the first one has."""
+        done = self._ended() - self._ended_before
+        elapsed_s = time.monotonic() - self._began
+        at_this_pace = elapsed_s / done * (self.total - self._ended()) if done else None
+        if self.spec.budget.wall_time_s is None:
+            return at_this_pace
+        wall_left_s = max(0.0, self.spec.budget.wall_time_s - elapsed_s)
+        return wall_left_s if at_this_pace is None else min(at_this_pace, wall_left_s)
+
+    def _ended(self) -> int:
+        return sum(record.state != "RUNNING" for record in self.ledger.records)
+
+
+class Lines(Progress):
+    """A line when a trial ends: for logs, pipes and CI."""
+
+    def __init__(self, console: Console, spec: Spec, ledger: Ledger) -> None:
+        super().__init__(console, spec, ledger)
+        self._shown = {record.number for record in ledger.records if record.state != "RUNNING"}
+
+    def changed(self, record: TrialRecord) -> None:
+        """Say how a trial ended."""
+        if record.state == "RUNNING" or record.number in self._shown:
+            return
+        self._shown.add(record.number)
+        value = "" if record.value is None else f"  {self.spec.metric} {record.value:.4g}"
+        what = f"trial {record.number}  {record.state}{value}  {len(record.curve)} epochs"
+        self.console.print(Text(f"{what}{f'  {record.error}' if record.error else ''}  |  {self.line()}"))
+
+
+class Screen(Progress):
+    """A live view: where the sweep stands, what runs, and the best so far."""
+
+    def __init__(self, console: Console, spec: Spec, ledger: Ledger) -> None:
+        super().__init__(console, spec, ledger)
+        self.live = Live(console=console, transient=True, auto_refresh=False, get_renderable=self._draw)
+
+    def tick(self) -> None:
+        """Draw again."""
+        self.live.refresh()
+
+    def _draw(self) -> RenderableType:
+        bar = ProgressBar(total=max(1, self.total), completed=self._ended(), width=30)
+        head = Table.grid(padding=(0, 2))
+        head.add_row(Text(self.spec.name or "", style="bold"), bar, self.line())
+        records = self.ledger.records
+        running = [record for record in records if record.state == "RUNNING"]
+        best = [record for record in ranking.ranked(self.spec.goal, records) if record.state != "RUNNING"]
+        if not any(record.curve for record in records):
+            running_note = Text("starting workers: the first one takes about 20 s", style="dim")
+            return Group(head, running_note)
+        return Group(head, trial_table(self.spec, [*running[:TOP], *best[:TOP]]))
+
+
+@contextmanager
+def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) -> Iterator[Progress]:
+    """Show a sweep's progress while the block runs, as the output allows."""
+    console = Console(soft_wrap=True, highlight=False)
+    new = "resuming" if ledger.records else "sweep"
+    console.print(f"{new} {spec.name}: {spec.budget.trials} trials, {at_once.trials} at once; {folder.show('')}")
+    if not console.is_terminal:
+        yield Lines(console, spec, ledger)
+        return
+    screen = Screen(console, spec, ledger)
+    with screen.live:
+        yield screen
+
+
+def trial_table(spec: Spec, records: list[TrialRecord]) -> Table:
+    """Trials, a row each."""
+    names = list(dict.fromkeys(name for record in records for name in record.params))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("trial", "state", spec.metric, "epochs", "time"):
+        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for record in records:
+        table.add_row(
+            str(record.number),
+            Text(record.state, style=STYLES.get(record.state, "")),
+            "" if record.value is None else f"{record.value:.4g}",
+            f"{max(record.curve, default=0)}/{spec.schedule.max_epochs}",
+            _took(record),
+            *(plain(record.params.get(name, "")) for name in names),
+        )
+    return table
+
+
+def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[TrialRecord], elapsed_s: float) -> None:
+    """The end of a sweep: the best trials, the winner, and where everything is."""
+    best = ranking.ranked(spec.goal, records)
+    states = {state: sum(record.state == state for record in records) for state in STYLES}
+    counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    console.print(f"\n{spec.name}: {counts} in {duration(elapsed_s)}\n", soft_wrap=True)
+    if not best:
+        console.print("no trial reached the end of an epoch")
+        return
+    console.print(trial_table(spec, best[:TOP]))
+    winner = best[0]
+    console.print(f"\nbest: trial {winner.number}, {spec.metric} {winner.value:.6g} at epoch {winner.best_epoch}")
+    rows = {name: plain(value) for name, value in winner.params.items()}
+    rows |= {"checkpoint": folder.show(winner.checkpoint) if winner.checkpoint else "none kept"}
+    rows |= {"results": folder.show("results.json")}
+    if spec.tracking.mode == "online" and winner.wandb_run:
+        rows["W&B run"] = winner.wandb_run
+    elif spec.tracking.mode != "disabled":
+        rows["W&B runs"] = folder.show("wandb")
+        rows["upload them"] = f"wandb sync {folder.show('wandb')}/offline-run-*"
+    rows["fetch the best"] = f"python -m orchestrator best {folder.show('').rstrip('/')} --download DIR"
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        grid.add_row(f"  {name}", Text(value, overflow="ignore", no_wrap=True))
+    console.print(grid, soft_wrap=True, crop=False)
+
+
+def plain(value: Any) -> str:
+    """A hyperparameter, short enough for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _took(record: TrialRecord) -> str:
+    if record.started is None:
+        return ""
+    return duration(((record.ended or datetime.now().astimezone()) - record.started).total_seconds())
+
+

@@ -1,0 +1,82 @@
+"""`results.json` and `results.csv`: what a sweep found, made from its ledger; documented in docs/results.md."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from orchestrator import ranking
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import TrialRecord
+from orchestrator.spec import Spec
+
+
+class Status(StrEnum):
+    """How a sweep stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"  # stopped by Ctrl-C or SIGTERM; `resume` goes on
+    FAILED = "failed"  # too many failed trials, or a spec that does not fit its trainable
+    DEAD = "dead"  # says "running", but no process holds its lock: it was killed; `resume` goes on
+
+
+def build(spec: Spec, folder: SweepFolder, records: Sequence[TrialRecord], status: Status) -> dict[str, Any]:
+    """The document that `results.json` holds."""
+    gone = {record.number for record in ranking.evicted(spec.goal, records, spec.checkpoints.keep_trials)}
+    trials = [_trial(folder, record, kept=record.number not in gone) for record in records]
+    best = next(iter(ranking.ranked(spec.goal, records)), None)
+    return {
+        "sweep": spec.name,
+        "metric": spec.metric,
+        "goal": spec.goal,
+        "status": str(status),
+        "best": trials[best.number] if best else None,
+        "trials": trials,
+    }
+
+
+def write(folder: SweepFolder, document: dict[str, Any]) -> None:
+    """Write `results.json` and `results.csv`."""
+    folder.write_text("results.json", json.dumps(document, indent=1) + "\n")
+    folder.write_text("results.csv", _csv(document["trials"]))
+
+
+def _trial(folder: SweepFolder, record: TrialRecord, kept: bool) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "state": record.state,
+        "params": dict(record.params),
+        "value": record.value,
+        "epochs": max(record.curve, default=0),
+        "seed": record.seed,
+        "wandb_run": _place(folder, record.wandb_run),
+        "checkpoint": _place(folder, record.checkpoint) if kept else None,
+        "error": record.error,
+        "started": _time(record.started),
+        "ended": _time(record.ended),
+    }
+
+
+def _place(folder: SweepFolder, path: str | None) -> str | None:
+    return folder.show(path) if path and "://" not in path else path
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="milliseconds") if moment else None
+
+
+def _csv(trials: Sequence[dict[str, Any]]) -> str:
+    params = list(dict.fromkeys(name for trial in trials for name in trial["params"]))
+    plain = [name for name in trials[0] if name != "params"] if trials else []
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*plain, *(f"params.{name}" for name in params)])
+    for trial in trials:
+        table.writerow([*(trial[name] for name in plain), *(trial["params"].get(name) for name in params)])
+    return text.getvalue()

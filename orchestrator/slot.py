@@ -1,0 +1,193 @@
+"""A slot: one long-lived Ray Train run whose warm workers train trial after trial (Ray Tune and Ray Train).
+
+Tune sees a class trainable with `reuse_actors`; the slot hands each trial to its worker group through the
+switchboard, and gives Tune an epoch per `step`. The group outlives the trial; see docs/design.md.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import train, tune
+
+from orchestrator import failures
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Ended, Event, Job, Lost, Outcome, Report, Verdict, first_line
+from orchestrator.spec import Spec
+
+# How long workers may take to end a trial they were told to end: its run is closed and its checkpoints uploaded then.
+LEAVE_TIMEOUT_S = 120.0
+# Runs of Ray Train that fail one after the other before the slot is given up.
+MAX_FAILED_RUNS = 3
+POLL_S = 2.0
+
+
+class Slot(tune.Trainable):
+    """Runs trials one after the other on one worker group."""
+
+    def setup(self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None) -> None:
+        """Start the worker group; `spec` is the sweep's resolved spec as YAML."""
+        self._board, self._spec_text, self._sweep_id = board, spec, sweep_id
+        self._spec = Spec.from_yaml(spec)
+        self._slot = uuid.uuid4().hex[:8]
+        self._closed = threading.Event()
+        self._broken: str | None = None
+        self._live = False  # a trial was handed out and has not ended
+        self._abandon = False
+        self._verdict = Verdict.PRUNE
+        self._take(config)
+        self._group = threading.Thread(target=self._keep_group, name="worker-group", daemon=True)
+        self._group.start()
+
+    def step(self) -> dict[str, Any]:
+        """Let the trial go on to the end of its next epoch, or to its end."""
+        if self._live:
+            self._call("answer", Verdict.CONTINUE)
+        else:
+            self._assign()
+        while True:
+            event = self._next_event()
+            match event:
+                case Report():
+                    self._report = event
+                    return self._result(event)
+                case Ended():
+                    self._live = False
+                    self._abandon = event.outcome is Outcome.INTERRUPTED
+                    return self._result(event, done=True)
+                case Lost():
+                    self._live = False
+                    retries, attempt = self._spec.failures.retries, self._job.attempt
+                    if not failures.is_retried(outcome=event.outcome, attempt=attempt, retries=retries):
+                        return self._result(Ended(number=self._job.number, **vars(event)), done=True)
+                    self._job = Job(**{**vars(self._job), "attempt": self._job.attempt + 1, "start_from": None})
+                    self._assign()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial; the one before, if it still trains, was stopped or paused by the scheduler."""
+        self._leave()
+        self._take(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """A checkpoint for Tune, by reference: which file of the sweep's folder to go on from."""
+        self._verdict = Verdict.PAUSE
+        path = self._report.checkpoint if self._report else None
+        (Path(checkpoint_dir) / "checkpoint.json").write_text(json.dumps({"start_from": path}), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint_dir: Any) -> None:
+        """Go on from a checkpoint of `save_checkpoint`, which may be another trial's."""
+        saved = json.loads((Path(checkpoint_dir) / "checkpoint.json").read_text(encoding="utf-8"))
+        self._job = Job(**{**vars(self._job), "start_from": saved["start_from"]})
+
+    def cleanup(self) -> None:
+        """End the trial, if one still trains, and the worker group."""
+        self._leave()
+        self._closed.set()
+        self._call("close")
+        # A group that was interrupted in mid-step may have ranks that wait for each other; it dies with this actor.
+        self._group.join(1.0 if self._abandon else LEAVE_TIMEOUT_S)
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self._job = Job(number=config["number"], params=config["params"], seed=config["seed"])
+        self._verdict, self._report = Verdict.PRUNE, None
+
+    def _assign(self) -> None:
+        self._live = True
+        self._call("assign", self._job)
+
+    def _leave(self) -> None:
+        """Tell workers who still train a trial to end it, and wait until they have."""
+        if not self._live:
+            return
+        self._call("answer", self._verdict)
+        deadline = time.monotonic() + LEAVE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if isinstance(self._call("next_event", POLL_S), Ended | Lost):
+                break
+        self._live = False
+
+    def _next_event(self) -> Event:
+        """Wait for what happens to the trial next. Workers that hang end themselves; a group that cannot start says so."""
+        while True:
+            event: Event | None = self._call("next_event", POLL_S)
+            if event is not None:
+                return event
+            if self._broken:
+                return Lost(error=self._broken, outcome=Outcome.BROKEN)
+
+    def _result(self, event: Report | Ended, done: bool = False) -> dict[str, Any]:
+        report = event if isinstance(event, Report) else event.report
+        result: dict[str, Any] = {"event": event, "done": done}
+        if report is not None:
+            result |= {"epoch": report.epoch, "value": report.value}
+        return result
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return ray.get(getattr(self._board, method).remote(self._slot, *args))
+
+    def _keep_group(self) -> None:
+        """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        resources = self._spec.resources
+        per_worker = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            per_worker["GPU"] = resources.gpus_per_worker
+        failed = 0
+        while not self._closed.is_set():
+            trainer = TorchTrainer(
+                _serve,
+                train_loop_config={
+                    "spec_text": self._spec_text,
+                    "sweep_id": self._sweep_id,
+                    "board": self._board,
+                    "slot": self._slot,
+                },
+                torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
+                scaling_config=train.ScalingConfig(
+                    num_workers=resources.workers,
+                    use_gpu=resources.gpus_per_worker > 0,
+                    resources_per_worker=per_worker,
+                ),
+                run_config=train.RunConfig(
+                    name=f"group-{self._slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
+                    storage_path=SweepFolder(self._spec.storage, self._spec.name or "").ray_url,
+                    failure_config=train.FailureConfig(max_failures=-1),
+                    callbacks=[_TellWhy(self._board, self._slot)],
+                ),
+            )
+            try:
+                trainer.fit()
+                failed = 0
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the trial must hear of it and be retried
+                failed += 1
+                cause = f"Ray Train gave up on the worker group: {first_line(exc)}"
+                self._call("group_gone", cause)
+                if failed >= MAX_FAILED_RUNS:
+                    self._broken = cause
+                    return
+
+
+class _TellWhy(train.UserCallback):
+    """Tells the switchboard why a worker group went down; runs in Ray Train's controller."""
+
+    def __init__(self, board: Any, slot: str) -> None:
+        self._board, self._slot = board, slot
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        rank, exc = min(worker_exceptions.items())
+        self._board.group_failed.remote(self._slot, f"rank {rank}: {first_line(exc)}")
+
+
+def _serve(config: dict[str, Any]) -> None:
+    """What every worker runs; imported there, so that torch and lightning are loaded where workers live only."""
+    from orchestrator.worker import serve
+
+    serve(**config)

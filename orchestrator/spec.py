@@ -1,0 +1,368 @@
+"""A sweep's specification: typed, validated at once and in full, from YAML and `key=value` overrides (pydantic)."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from orchestrator import catalog
+from orchestrator.credentials import tracking_mode
+from orchestrator.errors import InputError, SpaceError, SpecError
+from orchestrator.naming import SWEEP_NAME, SWEEP_NAME_RULE, near_miss, sweep_name
+from orchestrator.space import Space
+
+DEFAULT_SWEEP = "default"
+DEFAULT_TRIALS = 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def _sweep_name(value: object) -> object:
+    if isinstance(value, str) and not SWEEP_NAME.fullmatch(value):
+        raise ValueError(f"a sweep's name is {SWEEP_NAME_RULE}")
+    return value
+
+
+def _concurrency(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("concurrency is 'auto' or a whole number from 1")
+
+
+class ClassPath(_Section):
+    """A class and its fixed arguments, as LightningCLI users write them."""
+
+    class_path: str
+    """`package.module.Class`, importable where the sweep is started."""
+    init_args: dict[str, Any] = {}
+    """Arguments that are the same in every trial; the space adds those that vary."""
+
+
+class ClassPaths(_Section):
+    """Any LightningModule and LightningDataModule, unchanged."""
+
+    model: ClassPath
+    """The LightningModule."""
+    data: ClassPath | None = None
+    """The LightningDataModule; none where the module brings its own dataloaders."""
+
+
+def _trainable(value: object) -> object:
+    if isinstance(value, str | Mapping | ClassPaths):
+        return value
+    raise ValueError("a trainable is a name, package.module:NAME, or class paths under 'model' and 'data'")
+
+
+class Search(_Section):
+    """Who proposes hyperparameters."""
+
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """Optuna's TPE, random search, or every point of a finite space once."""
+    seed: int | None = Field(None, ge=0, lt=2**32)
+    """Seed of the proposals and, with a trial's number, of every trial; drawn and recorded where none is given."""
+
+
+class Schedule(_Section):
+    """How long a trial may train, and which are stopped early. All terms in epochs."""
+
+    scheduler: Literal["asha", "none"] = "asha"
+    """Asynchronous successive halving (Li et al., 2020), or every trial to the end."""
+    max_epochs: int = Field(9, ge=1)
+    """Epochs of a trial that is not stopped."""
+    grace_epochs: int = Field(1, ge=1)
+    """Epochs before a trial can be stopped; ASHA's first rung."""
+    reduction_factor: float = Field(3, gt=1)
+    """Of the trials that reach a rung, about one in this many goes on."""
+
+
+class Budget(_Section):
+    """When the sweep is over."""
+
+    trials: int | None = Field(None, ge=1)
+    """How many trials are run; the whole grid for a grid, 20 otherwise, where none is given."""
+    wall_time_s: float | None = Field(None, gt=0)
+    """Seconds after which nothing new starts and what runs is stopped as pruned; counted anew on resume."""
+
+
+class Resources(_Section):
+    """What one trial gets, and how many run at once."""
+
+    workers: int = Field(1, ge=1)
+    """Worker processes (ranks) of a trial."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """CPUs of a worker; fractions are allowed."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of a worker; a fraction shares one GPU between trials."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = "32-true"
+    """Lightning's precision."""
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
+    """How ranks share a model; `auto` is DDP with more than one worker."""
+    concurrency: Annotated[int | Literal["auto"], BeforeValidator(_concurrency)] = "auto"
+    """Trials at once; `auto` is as many as the cluster can have."""
+
+
+class Failures(_Section):
+    """What a failure costs."""
+
+    retries: int = Field(1, ge=0)
+    """How often a trial is tried again, from its last checkpoint, before it is FAIL."""
+    max_failed: int | None = Field(5, ge=1)
+    """The sweep ends when this many trials have failed; null for never."""
+    stall_timeout_s: float = Field(1800, gt=0)
+    """A worker that finishes no training or validation step for so long is killed, and the trial retried."""
+
+
+class Tracking(_Section):
+    """The trial's Weights & Biases run."""
+
+    project: str = Field("orchestrator", min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user; the key's default where none is given."""
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online where a key is configured, else offline."""
+    tags: list[str] = []
+    """Tags of every run."""
+
+
+class Checkpoints(_Section):
+    """What is kept once a trial has ended; the rest is deleted."""
+
+    keep: Literal["best", "best_and_last", "all", "none"] = "best_and_last"
+    """Which checkpoints of a trial, in storage and as artifacts of its run."""
+    keep_trials: int | None = Field(None, ge=1)
+    """Of how many trials, best first, checkpoints stay in storage; null for all."""
+
+
+class Spec(_Section):
+    """A sweep."""
+
+    name: Annotated[str | None, BeforeValidator(_sweep_name)] = None
+    """Names the sweep's folder and its runs; made from the trainable and the time where none is given."""
+    trainable: Annotated[str | ClassPaths, BeforeValidator(_trainable)]
+    """A name from `trainables/`, `package.module:NAME`, or class paths under `model` and `data`."""
+    space: str | dict[str, Any]
+    """A name from `search_spaces/`, a YAML file, `package.module:NAME`, or parameters written out."""
+    params: dict[str, Any] = {}
+    """Hyperparameters held fixed."""
+    metric: str = Field(min_length=1)
+    """What the module logs (`self.log`) and the sweep optimises; a trial's value is its best over the epochs."""
+    goal: Literal["maximize", "minimize"]
+    """Which way is better."""
+    search: Search = Search()
+    schedule: Schedule = Schedule()
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+    isolation: Literal["group", "process"] = "group"
+    """`group` keeps worker processes warm from trial to trial; `process` gives every trial fresh ones."""
+    failures: Failures = Failures()
+    tracking: Tracking = Tracking()
+    checkpoints: Checkpoints = Checkpoints()
+    trainer: dict[str, Any] = {}
+    """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`."""
+    storage: str = Field("./results", min_length=1)
+    """The folder, or any URL that pyarrow knows, in which the sweep gets its own folder."""
+
+    def load_space(self) -> Space:
+        """The search space."""
+        return catalog.load_space(self.space)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Spec:
+        """Read back what `to_yaml` wrote."""
+        return cls.model_validate(yaml.safe_load(text))
+
+    def to_yaml(self) -> str:
+        """The specification as YAML that `from_yaml` reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# Arguments of Lightning's Trainer that the spec says elsewhere, or that the sweep must hold itself, and where to say them.
+TRAINER_ELSEWHERE = {
+    "max_epochs": "schedule.max_epochs",
+    "precision": "resources.precision",
+    "strategy": "resources.strategy",
+    "devices": "resources.workers",
+    "num_nodes": "resources.workers",
+    "accelerator": "resources.gpus_per_worker",
+    "logger": "tracking",
+    "plugins": "resources.strategy",
+    "enable_checkpointing": "checkpoints.keep",
+    "default_root_dir": "storage",
+}
+
+
+# Sections whose keys are names of the user's own, which may hold dots: `params.optimizer.lr=0.1`.
+FREE_NAMES = ("params", "init_args")
+
+# What pyarrow.fs.FileSystem.from_uri takes: https://arrow.apache.org/docs/python/filesystems.html
+STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
+
+
+def read(reference: str | None, overrides: Sequence[str] = ()) -> Spec:
+    """Read a sweep's YAML file (or name; the default sweep for None), override it, and check everything.
+
+    Raises:
+        SpecError: with every problem found, of syntax, keys, values and names.
+    """
+    path = catalog.find_sweep(reference or DEFAULT_SWEEP)
+    data = catalog.parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(data, dict):
+        raise SpecError(f"{path} holds {type(data).__name__}; a sweep is a mapping of keys such as 'trainable'")
+    return check(data, overrides)
+
+
+def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
+    """Apply `key=value` overrides to a sweep given as plain data, and check everything.
+
+    Raises:
+        SpecError: with every problem found.
+    """
+    problems: list[str] = []
+    for override in overrides:
+        problems += _override(data, override)
+    try:
+        spec = Spec.model_validate(data)
+    except ValidationError as exc:
+        spec = None
+        problems += dict.fromkeys(_sentence(error, data) for error in exc.errors())
+    problems += _problems_with_names(data)
+    if spec is not None and not problems:
+        problems += _problems_between(spec)
+    if problems or spec is None:
+        raise SpecError(problems)
+    return spec
+
+
+def resolve(spec: Spec, now: datetime) -> Spec:
+    """Fill in everything that is decided once: the name, the seed, how many trials, the tracking mode."""
+    trials = spec.budget.trials
+    if trials is None:
+        trials = spec.load_space().grid_size() if spec.search.sampler == "grid" else DEFAULT_TRIALS
+    trainable = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
+    seed = spec.search.seed
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    return spec.model_copy(
+        update={
+            "name": spec.name or sweep_name(trainable, now),
+            "search": spec.search.model_copy(update={"seed": seed}),
+            "budget": spec.budget.model_copy(update={"trials": trials}),
+            "tracking": spec.tracking.model_copy(update={"mode": tracking_mode(spec.tracking.mode, os.environ)}),
+            "storage": spec.storage if "://" in spec.storage else str(Path(spec.storage).expanduser().resolve()),
+        }
+    )
+
+
+def _override(data: dict[str, Any], override: str) -> Iterator[str]:
+    """Set `a.b.c=value` in nested mappings; yields the problem instead where that cannot be."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        yield f"'{override}' is not an override; write key=value, e.g. budget.trials=50"
+        return
+    parts = key.strip().split(".")
+    for depth, part in enumerate(parts[:-1], 1):
+        if part in FREE_NAMES:
+            parts = [*parts[:depth], ".".join(parts[depth:])]
+            break
+    *parents, last = parts
+    section: Any = data
+    for depth, parent in enumerate(parents, 1):
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            where = ".".join(parents[:depth])
+            yield f"{key}: '{where}' is {section!r}, which has no keys; override '{where}' itself"
+            return
+    try:
+        section[last] = catalog.parse_yaml(text, f"the value of {key}")
+    except InputError as exc:
+        yield str(exc)
+
+
+def _sentence(error: Any, data: Mapping[str, Any]) -> str:
+    """One of pydantic's errors, in this project's words: the rule, the value, the remedy."""
+    place = [str(part) for part in error["loc"]]
+    if "ClassPaths" in place:
+        place.remove("ClassPaths")
+    place = [part for part in place if part not in ("str", "dict[str,any]", "int", "literal['auto']")]
+    key, value = ".".join(place), error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            known = _keys_at(place[:-1])
+            where = f"in '{'.'.join(place[:-1])}'" if place[:-1] else "at the top level"
+            return f"unknown key '{key}'{near_miss(place[-1], known) or ';'} keys {where}: {', '.join(known)}"
+        case "missing":
+            return f"'{key}' is required; write it in the sweep's file or as {key}=..."
+        case "literal_error":
+            known = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
+            return f"{key} is {value!r}{near_miss(str(value), known) or ';'} it is one of {', '.join(known)}"
+        case "value_error":
+            return f"{key} is {value!r}; {error['ctx']['error']}"
+        case _:
+            return f"{key} is {value!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _keys_at(place: Sequence[str]) -> list[str]:
+    """The keys of a section of the spec."""
+    model: type[BaseModel] = Spec
+    for part in place:
+        if part == "trainable":
+            model = ClassPaths
+            continue
+        annotation = model.model_fields[part].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ClassPath
+    return list(model.model_fields)
+
+
+def _problems_with_names(data: Mapping[str, Any]) -> Iterator[str]:
+    """Trainables, classes and spaces that do not exist, whatever else is wrong with the spec."""
+    trainable, space = data.get("trainable"), data.get("space")
+    if isinstance(trainable, str):
+        if problem := catalog.problem_with_trainable(trainable):
+            yield problem
+    elif isinstance(trainable, Mapping):
+        for part in ("model", "data"):
+            given = trainable.get(part)
+            class_path = given.get("class_path") if isinstance(given, Mapping) else None
+            if isinstance(class_path, str) and (problem := catalog.problem_with_class(class_path)):
+                yield f"trainable.{part}.class_path: {problem}"
+    if isinstance(space, str | Mapping):
+        try:
+            loaded = catalog.load_space(space)
+        except (SpaceError, InputError) as exc:
+            yield from exc.problems
+        else:
+            params = data.get("params")
+            for name in sorted(set(loaded) & set(params if isinstance(params, Mapping) else ())):
+                yield f"params.{name}: '{name}' is fixed there and searched in the space; take it out of one of them"
+
+
+def _problems_between(spec: Spec) -> Iterator[str]:
+    """Values that are each possible, but not together."""
+    space = spec.load_space()
+    schedule, resources = spec.schedule, spec.resources
+    if schedule.grace_epochs > schedule.max_epochs:
+        yield (
+            f"schedule.grace_epochs is {schedule.grace_epochs} and schedule.max_epochs {schedule.max_epochs};"
+            " a trial cannot be spared for longer than it trains: lower the first or raise the second"
+        )
+    if spec.search.sampler == "grid" and space.endless:
+        yield (
+            f"search.sampler is 'grid', but {', '.join(repr(name) for name in space.endless)} in the space can take"
+            " endlessly many values; give a step, or use sampler=tpe"
+        )
+    if resources.strategy == "fsdp" and not resources.gpus_per_worker:
+        yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
+    for name in sorted(set(spec.trainer) & set(TRAINER_ELSEWHERE)):
+        yield f"trainer.{name} is said by {TRAINER_ELSEWHERE[name]} instead"
+    scheme, is_url, _ = spec.storage.partition("://")
+    if is_url and scheme not in STORAGE_SCHEMES:
+        yield f"storage is '{spec.storage}'; a URL starts with one of {', '.join(STORAGE_SCHEMES)}"

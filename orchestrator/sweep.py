@@ -1,0 +1,385 @@
+"""The sweep itself: proposes trials, gives them to slots, keeps the ledger, ends well (Ray Tune)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from types import FrameType
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from orchestrator import capacity, cluster, failures, ranking, results, schedule
+from orchestrator.errors import SpecError, SweepError
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.messages import Ended, Notice, Outcome, Report, Started
+from orchestrator.results import Status
+from orchestrator.slot import Slot
+from orchestrator.spec import Spec
+from orchestrator.switchboard import Switchboard
+
+# How often the sweep looks at what happened besides its trials' epochs, and brings results.json up to date.
+NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
+# How long W&B may take to make the sweep before the runs are kept on disk.
+WANDB_TIMEOUT_S = 30.0
+
+
+class View(Protocol):
+    """What shows a sweep's progress."""
+
+    def notice(self, text: str) -> None:
+        """Something to read once."""
+
+    def changed(self, record: TrialRecord) -> None:
+        """A trial began, reported or ended."""
+
+    def tick(self) -> None:
+        """Time went by."""
+
+
+class Sweep:
+    """One sweep in its folder, new or resumed."""
+
+    def __init__(self, spec: Spec, folder: SweepFolder, ledger: Ledger, view: View) -> None:
+        self.spec, self.folder, self.ledger, self._view = spec, folder, ledger, view
+        self.status = Status.RUNNING
+        self._why: Exception | None = None
+        self._signal: int | None = None
+        self._interrupted = False
+        self._waiting = [record for record in ledger.records if record.state == "RUNNING"]
+        self._live: dict[str, int] = {}
+        self._open_runs: set[int] = set()
+        self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
+        self._dropped: set[int] = set()
+        self._began = time.monotonic()
+        self._news_at = self._results_at = 0.0
+        self._stale = True
+
+    def run(self, concurrency: int) -> None:
+        """Run the sweep to its end on the connected cluster.
+
+        Raises:
+            SpecError: the spec does not fit the trainable, as the first trial found.
+            SweepError: too many trials failed.
+        """
+        self._board = ray.remote(num_cpus=0, max_concurrency=10_000)(Switchboard).remote()
+        spec, sweep_id = self._join_wandb()
+        slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
+        trainable = tune.with_parameters(Slot, spec=spec.to_yaml(), sweep_id=sweep_id, board=self._board)
+        name = self.spec.name
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, tune.PlacementGroupFactory([slot_share])),
+            tune_config=tune.TuneConfig(
+                search_alg=_Proposals(self, concurrency),
+                scheduler=schedule.build(self.spec, self.ledger.records),
+                num_samples=-1,  # until the search says that it is over
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"{name}-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"{trial.config['number']}-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=self.folder.ray_url,
+                failure_config=tune.FailureConfig(max_failures=self.spec.failures.retries),
+                callbacks=[_Loop(self)],
+                verbose=0,
+            ),
+        )
+        with self._signals():
+            tuner.fit()
+        self._hear_news()
+        self._end()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or as a shell says it for a process that a signal ended."""
+        return 128 + self._signal if self._signal else 0
+
+    # Proposals: what Tune's search algorithm asks.
+
+    def propose(self, tune_id: str, concurrency: int) -> dict[str, Any] | str | None:
+        """The next trial's config; None while enough run, `Searcher.FINISHED` when there will be no more."""
+        if self._interrupted:
+            return Searcher.FINISHED
+        if len(self._live) >= concurrency:
+            return None
+        if self._waiting:
+            record = self._waiting.pop(0)
+        elif len(self.ledger.records) < (self.spec.budget.trials or 0):
+            record = self.ledger.ask()
+        else:
+            return Searcher.FINISHED
+        self._live[tune_id] = record.number
+        self._changed(record)
+        return {"number": record.number, "params": dict(record.params), "seed": record.seed}
+
+    def reported(self, report: Report) -> None:
+        """A trial reported an epoch, and goes on."""
+        self._changed(self.ledger.report(report))
+
+    def ended(self, tune_id: str, event: Report | Ended | None) -> None:
+        """A trial's time on its slot is over: it ended, the scheduler stopped it, or its slot died."""
+        number = self._live.pop(tune_id)
+        match event:
+            case Ended():
+                ended = event
+            case Report():
+                self.ledger.report(event)
+                ended = Ended(number=number, outcome=Outcome.PRUNED)
+            case None:
+                ended = Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
+        record = self.ledger.end(ended)
+        if ended.outcome is Outcome.FAILED:
+            self._failed(ended)
+        elif failures.ends_sweep(ended.outcome):
+            error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
+            self._stop(Status.FAILED, error(ended.error or ""))
+        if isinstance(event, Ended):
+            self._settled.add(number)
+        self._changed(record)
+
+    def tick(self) -> None:
+        """What is due now and then."""
+        now = time.monotonic()
+        if self._signal and not self._interrupted:
+            self._view.notice("stopping: trials end at their last checkpoint; once more to stop at once")
+            self._stop(Status.INTERRUPTED, None)
+        limit_s = self.spec.budget.wall_time_s
+        if limit_s and now - self._began > limit_s and not self._interrupted:
+            self._view.notice(f"budget.wall_time_s={limit_s:g} is over: what still runs is stopped")
+            self._stop(Status.FINISHED, None, as_=Outcome.PRUNED)
+        if now - self._news_at > NEWS_EVERY_S:
+            self._news_at = now
+            self._hear_news()
+            self._view.tick()
+        if self._stale and now - self._results_at > RESULTS_EVERY_S:
+            self._results_at = now
+            self._write()
+
+    def _hear_news(self) -> None:
+        for news in ray.get(self._board.news.remote()):
+            match news:
+                case Started():
+                    self._changed(self.ledger.start(news))
+                case Ended():
+                    self._settled.add(news.number)
+                case Notice():
+                    self._view.notice(news.text)
+        for record in ranking.evicted(self.spec.goal, self.ledger.records, self.spec.checkpoints.keep_trials):
+            if record.number in self._settled - self._dropped:
+                self.folder.drop_checkpoints(record.number)
+                self._dropped.add(record.number)
+
+    def _failed(self, ended: Ended) -> None:
+        record = self.ledger.records[ended.number]
+        kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(record.curve), record.best_epoch)
+        self.folder.drop_checkpoints(ended.number, kept=kept)
+        self._settled.add(ended.number)
+        if not ended.run_closed:
+            self._wandb("close_dead", ended.number, ended.error or "")
+        failed = sum(record.state == "FAIL" for record in self.ledger.records)
+        if failures.too_many(failed=failed, max_failed=self.spec.failures.max_failed):
+            why = f"{failed} trials failed (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
+            self._stop(Status.FAILED, SweepError(why))
+
+    def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:
+        if not self._interrupted:
+            self._interrupted, self.status, self._why = True, status, why
+            self._board.interrupt.remote(as_)
+
+    def _changed(self, record: TrialRecord) -> None:
+        self._stale = True
+        self._view.changed(record)
+
+    def _write(self) -> None:
+        self._stale = False
+        results.write(self.folder, results.build(self.spec, self.folder, self.ledger.records, self.status))
+        self.folder.push(self.folder.ledger.name, self.folder.log.name)
+
+    def _end(self) -> None:
+        if self.status is Status.RUNNING:
+            self.status = Status.FINISHED
+        best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
+        if self.status is Status.FINISHED and best and best.checkpoint and self.spec.checkpoints.keep != "none":
+            self._wandb("crown", best.number, best.checkpoint)
+        self._write()
+        if self._why is not None:
+            raise self._why
+
+    # W&B: in processes of their own, because the SDK leaves a service and environment variables behind.
+
+    def _join_wandb(self) -> tuple[Spec, str | None]:
+        """The W&B sweep to run in, made where there is none yet; offline where the server does not answer."""
+        spec = self.spec
+        if spec.tracking.mode != "online":
+            return spec, None
+        if (known := self.ledger.recall("wandb_sweep")) is None:
+            try:
+                known = ray.get(_create_wandb_sweep.remote(spec.to_yaml()), timeout=WANDB_TIMEOUT_S)
+            except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError) as exc:
+                reason = next(line for line in reversed(str(exc).splitlines()) if line.strip())
+                self._view.notice(
+                    f"W&B cannot be reached, runs are kept on disk: {reason.strip()}. `wandb sync` uploads them;"
+                    " check WANDB_BASE_URL and `wandb login`, or set tracking.mode=offline"
+                )
+                offline = spec.tracking.model_copy(update={"mode": "offline"})
+                return spec.model_copy(update={"tracking": offline}), None
+            self.ledger.remember("wandb_sweep", known)
+        return spec, str(known)
+
+    def _wandb(self, method: str, number: int, *args: Any) -> None:
+        """Change a run that no worker has open; a failure is said, and fails nothing."""
+        sweep_id = self.ledger.recall("wandb_sweep")
+        call = _change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
+        try:
+            ray.get(call, timeout=WANDB_TIMEOUT_S)
+        except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError) as exc:
+            self._view.notice(f"W&B run of trial {number} could not be brought up to date: {str(exc).splitlines()[-1]}")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM stops cleanly; a second one at once: the ledger is whole at any moment."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._signal:
+                os._exit(128 + number)
+            self._signal = number
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _NotSaved:
+    """Left out of the state that Tune writes for its own restore, which sweeps are not resumed from."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Proposals(_NotSaved, Searcher):
+    """Tune's side of the ledger: proposals out, epochs and endings in."""
+
+    def __init__(self, sweep: Sweep, concurrency: int) -> None:
+        super().__init__(metric="value", mode="max" if sweep.spec.goal == "maximize" else "min")
+        self._sweep, self._concurrency = sweep, concurrency
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._sweep.propose(trial_id, self._concurrency)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._sweep.reported(result["event"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._sweep.ended(trial_id, result["event"] if result and not error else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is what a sweep is resumed from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as `save`."""
+
+
+class _Loop(_NotSaved, tune.Callback):
+    """Gives the sweep its turn in Tune's loop."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._sweep.tick()
+
+
+@ray.remote(num_cpus=0)
+def _create_wandb_sweep(spec_text: str) -> str:
+    from orchestrator import tracker
+
+    spec = Spec.from_yaml(spec_text)
+    return tracker.create_sweep(spec, SweepFolder(spec.storage, spec.name or ""))
+
+
+@ray.remote(num_cpus=0)
+def _change_wandb_run(spec_text: str, sweep_id: str | None, method: str, number: int, *args: Any) -> None:
+    from orchestrator.tracker import Tracker
+
+    spec = Spec.from_yaml(spec_text)
+    tracker = Tracker(spec, SweepFolder(spec.storage, spec.name or ""), sweep_id, 0, print)
+    getattr(tracker, method)(number, *args)
+
+
+def start(spec: Spec, view_of: Any) -> Sweep:
+    """Run a new sweep, as resolved.
+
+    Raises:
+        SpecError: its name is taken, or no trial fits the cluster; nothing was started or written.
+        SweepError: it ended badly.
+    """
+    folder = SweepFolder(spec.storage, spec.name or "")
+    if folder.exists():
+        raise SpecError(
+            f"name is '{spec.name}', and {folder.show('')} exists already; `python -m orchestrator resume {spec.name}`"
+            " goes on with it, or give another name"
+        )
+    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.budget.trials or 0)
+    folder.create()
+    with ExitStack() as stack:
+        stack.enter_context(folder.locked())
+        folder.write_text("sweep.yaml", spec.to_yaml())
+        return _run(spec, folder, Ledger(folder, spec, create=True), at_once, view_of, stack)
+
+
+def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
+    """Go on with a sweep that was stopped or killed.
+
+    Raises:
+        InputError: it still runs.
+        SweepError: it ended badly.
+    """
+    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.budget.trials or 0)
+    with ExitStack() as stack:
+        stack.enter_context(folder.locked())
+        folder.write_text("sweep.yaml", spec.to_yaml())
+        return _run(spec, folder, Ledger(folder, spec), at_once, view_of, stack)
+
+
+def _run(
+    spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: capacity.Concurrency, view_of: Any, stack: ExitStack
+) -> Sweep:
+    view = stack.enter_context(view_of(spec, folder, ledger, at_once))
+    stack.enter_context(_logging_to(folder))
+    sweep = Sweep(spec, folder, ledger, view)
+    stack.enter_context(cluster.connected())
+    sweep.run(at_once.trials)
+    return sweep
+
+
+@contextmanager
+def _logging_to(folder: SweepFolder) -> Iterator[None]:
+    """What the libraries say goes to the sweep's log, not between the user's lines."""
+    root = logging.getLogger()
+    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    libraries = [root, *(logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "optuna"))]
+    before = [(library, library.handlers, library.level) for library in libraries]
+    for library in libraries:
+        library.handlers = [handler] if library is root else []
+    logging.captureWarnings(True)
+    try:
+        with redirect_stderr(handler.stream):  # Ray prints some of its warnings
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for library, handlers, level in before:
+            library.handlers, library.level = handlers, level
+        handler.close()

@@ -1,0 +1,196 @@
+"""Where slots and workers meet: jobs go down, epochs and endings come up. One Ray actor for the whole sweep.
+
+A worker group can die at any moment and be replaced by another, its next *incarnation*. What an incarnation says
+counts only for the job that it took, so nothing that arrives late can be held against its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from orchestrator.messages import Ended, Event, Job, Lost, Notice, Outcome, Report, Started, Verdict
+
+DIED = "the worker process died (killed, out of memory, or the node is gone)"
+
+# How long workers may take to end their trials when the sweep is interrupted: the user is waiting.
+INTERRUPT_TIMEOUT_S = 20.0
+# Worker groups that may die one after the other without having taken a trial: more would only do the same.
+MAX_STILLBORN = 3
+
+
+@dataclass
+class _Line:
+    """One slot's line to its workers."""
+
+    job: Job | None = None
+    serial: int = 0
+    taken_by: str | None = None
+    incarnation: str | None = None
+    dead: set[str] = field(default_factory=set)
+    cause: str | None = None
+    stillborn: int = 0
+    closed: bool = False
+    verdict: asyncio.Future[Verdict] | None = None
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+class Switchboard:
+    """The actor's class; every method is awaited on the actor's own event loop, so none needs a lock."""
+
+    def __init__(self) -> None:
+        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
+        self._interrupted: Outcome | None = None
+        self._interrupt = asyncio.Event()
+        self._give_up_at = math.inf
+        self._news: list[Started | Ended | Notice] = []
+
+    # The sweep's side.
+
+    async def interrupt(self, outcome: Outcome) -> None:
+        """End every trial at its next step; `outcome` says as what."""
+        if not self._interrupted:
+            self._interrupted, self._give_up_at = outcome, time.monotonic() + INTERRUPT_TIMEOUT_S
+        self._interrupt.set()
+        for line in self._lines.values():
+            self._answer(line, Verdict.INTERRUPT)
+
+    async def news(self) -> list[Started | Ended | Notice]:
+        """What happened since the last call, for the record."""
+        news, self._news = self._news, []
+        return news
+
+    # A slot's side.
+
+    async def assign(self, slot: str, job: Job) -> None:
+        """Give a slot's workers a trial."""
+        line = self._lines[slot]
+        line.job, line.taken_by, line.verdict = job, None, None
+        line.serial += 1
+        await self._changed(line)
+
+    async def next_event(self, slot: str, timeout_s: float) -> Event | None:
+        """The next thing that happened to the slot's trial, or None when nothing did for so long.
+
+        When the sweep is interrupted, a trial that no worker has taken ends there and then, and one whose workers
+        do not end it in time is given up: it goes on from its last checkpoint when the sweep is resumed.
+        """
+        line = self._lines[slot]
+        late = line.taken_by is None or time.monotonic() > self._give_up_at
+        if self._interrupted and line.job is not None and late and line.events.empty():
+            number, line.job, line.taken_by = line.job.number, None, None
+            return Ended(number=number, outcome=self._interrupted)
+        try:
+            return await asyncio.wait_for(line.events.get(), timeout_s)
+        except TimeoutError:
+            return None
+
+    async def answer(self, slot: str, verdict: Verdict) -> None:
+        """Tell the workers, who wait at the end of an epoch, what the scheduler made of it."""
+        self._answer(self._lines[slot], Verdict.INTERRUPT if self._interrupted else verdict)
+
+    async def group_failed(self, slot: str, cause: str) -> None:
+        """Ray Train says why a worker group is going down; told when its trial turns out to be lost."""
+        line = self._lines[slot]
+        line.cause = cause
+        if line.taken_by is None:
+            line.stillborn += 1
+            if line.stillborn >= MAX_STILLBORN and line.job is not None:
+                error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"
+                self._lose(line, Lost(error=error, outcome=Outcome.BROKEN))
+
+    async def group_gone(self, slot: str, cause: str) -> None:
+        """Ray Train has given up on a slot's worker group; whatever trial it held is lost."""
+        line = self._lines[slot]
+        if line.job is not None:
+            self._lose(line, Lost(error=cause))
+
+    async def close(self, slot: str) -> None:
+        """No more trials for this slot: its workers return."""
+        line = self._lines[slot]
+        line.closed = True
+        await self._changed(line)
+
+    # The workers' side.
+
+    async def join(self, slot: str, incarnation: str) -> None:
+        """Rank 0 of a new worker group is here; a trial that its predecessor held is lost."""
+        line = self._lines[slot]
+        if line.incarnation is not None:
+            line.dead.add(line.incarnation)
+        line.incarnation = incarnation
+        if line.job is not None and line.taken_by is not None:
+            self._lose(line, Lost(error=line.cause or DIED))
+        line.cause = None
+        await self._changed(line)
+
+    async def take(self, slot: str, incarnation: str, after: int) -> tuple[int, Job] | None:
+        """The next trial after the one with serial number `after`; waits for it. None: there will be none."""
+        line = self._lines[slot]
+        async with line.changed:
+            await line.changed.wait_for(
+                lambda: incarnation not in line.dead
+                and incarnation == line.incarnation
+                and (line.closed or (line.job is not None and line.serial > after))
+            )
+        if line.closed or line.job is None:
+            return None
+        line.taken_by, line.stillborn = incarnation, 0
+        return line.serial, line.job
+
+    async def started(self, slot: str, incarnation: str, started: Started) -> None:
+        """A trial's run is open."""
+        if self._lines[slot].taken_by == incarnation:
+            self._news.append(started)
+
+    async def report(self, slot: str, incarnation: str, report: Report) -> Verdict:
+        """Hand in an epoch and wait for the scheduler's verdict on it."""
+        line = self._lines[slot]
+        if self._interrupted or line.taken_by != incarnation:
+            return Verdict.INTERRUPT
+        line.verdict = asyncio.get_running_loop().create_future()
+        line.events.put_nowait(report)
+        return await line.verdict
+
+    async def ended(self, slot: str, incarnation: str, ended: Ended) -> None:
+        """A trial is over, its run closed, its checkpoints in place."""
+        line = self._lines[slot]
+        if line.taken_by == incarnation and line.job is not None:
+            line.job = None
+            line.events.put_nowait(ended)
+            self._news.append(ended)
+
+    async def lost(self, slot: str, incarnation: str, lost: Lost) -> None:
+        """A worker is about to go down with an exception, and its group with it."""
+        line = self._lines[slot]
+        line.dead.add(incarnation)
+        if line.taken_by == incarnation and line.job is not None:
+            self._lose(line, lost)
+
+    async def notice(self, notice: Notice) -> None:
+        """Something the user should read."""
+        self._news.append(notice)
+
+    async def interrupted(self) -> Outcome:
+        """Wait until the sweep is interrupted."""
+        await self._interrupt.wait()
+        return self._interrupted or Outcome.INTERRUPTED
+
+    @staticmethod
+    def _lose(line: _Line, lost: Lost) -> None:
+        line.job, line.taken_by = None, None
+        line.events.put_nowait(lost)
+
+    @staticmethod
+    def _answer(line: _Line, verdict: Verdict) -> None:
+        if line.verdict is not None and not line.verdict.done():
+            line.verdict.set_result(verdict)
+
+    @staticmethod
+    async def _changed(line: _Line) -> None:
+        async with line.changed:
+            line.changed.notify_all()

@@ -1,0 +1,195 @@
+"""The trial's Weights & Biases run and its artifacts (wandb). Opened by rank 0's worker alone.
+
+W&B is a record beside the record: whatever it does, the trial goes on. What the SDK itself exports to the environment
+is taken out again, because child processes would join its service and lose their logs with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Job, Outcome, Report
+from orchestrator.naming import run_id
+from orchestrator.spec import Spec
+
+# Seconds to wait for the server before a run goes on offline; W&B's own default is 90.
+INIT_TIMEOUT_S = 20.0
+
+# Outcomes that a run ends with exit code 0 for: the trial did what it was asked to.
+GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.DIVERGED, Outcome.PAUSED}
+
+# Set by the SDK for its own children (see above), or by `wandb agent`, whose run this is not.
+FOREIGN = ("WANDB_SERVICE", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_MODE")
+
+
+class Tracker:
+    """Opens and closes the run of each trial; on ranks other than 0 everything is a harmless no-op."""
+
+    def __init__(
+        self, spec: Spec, folder: SweepFolder, sweep_id: str | None, rank: int, notify: Callable[[str], None]
+    ) -> None:
+        self._spec, self._folder, self._sweep_id = spec, folder, sweep_id
+        self._rank, self._notify = rank, notify
+        self._run: Any = None
+        self._mode = spec.tracking.mode
+        prepare_environment(folder)
+
+    def open(self, job: Job) -> str | None:
+        """Open the trial's run, or go on with it; its URL where it is online, else its folder.
+
+        A server that does not answer costs `INIT_TIMEOUT_S` once; the runs of this worker are offline from then on.
+        """
+        if self._mode == "disabled":
+            return None
+        import wandb
+
+        if self._rank != 0:
+            # So that `wandb.log` in a user's module is a no-op here instead of an error.
+            self._run = self._run or wandb.init(mode="disabled")
+            return None
+        config = {
+            **self._spec.params,
+            **job.params,
+            "sweep": {"name": self._spec.name, "number": job.number, "seed": job.seed, "space": self._spec.space,
+                      "trainable": _plain(self._spec.trainable)},
+        }  # fmt: skip
+        try:
+            self._run = self._init(job.number, config)
+        except wandb.errors.Error as exc:
+            if self._mode == "offline":
+                raise
+            self._notify(
+                f"W&B cannot be reached ({' '.join(str(exc).split())[:200]}); runs are kept on disk instead:"
+                f" `wandb sync {self._folder.show('wandb')}/offline-run-*` uploads them"
+            )
+            wandb.teardown()  # the SDK holds on to an id whose init failed
+            self._mode = "offline"
+            self._run = self._init(job.number, config)
+        self._run.define_metric("trainer/global_step")
+        self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        if self._mode == "online":
+            return str(self._run.url)
+        return str(Path(self._run.dir).parent.relative_to(self._folder.work))
+
+    def logger(self) -> Any:
+        """Lightning's logger on the open run, or None."""
+        if self._run is None:
+            return None
+        from lightning.pytorch.loggers import WandbLogger
+
+        return WandbLogger(experiment=self._run)
+
+    def close(
+        self, outcome: Outcome, report: Report | None, error: str | None, checkpoints: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Say in the run how the trial ended, log its checkpoints as artifacts, and close it."""
+        if self._run is None or self._rank != 0:
+            return
+        run, self._run = self._run, None
+        _sign(run, outcome, error)
+        if report is not None:
+            run.summary.update({"best_epoch": report.best_epoch, "epochs": report.epoch})
+        for path, aliases in checkpoints.items():
+            self._log_artifact(run, path, aliases, report)
+        if outcome is Outcome.INTERRUPTED:
+            run.mark_preempting()
+        directory = Path(run.dir).parent
+        run.finish(exit_code=0 if outcome in GOOD else 1)
+        self._folder.upload_tree(directory, f"wandb/{directory.name}")
+
+    def close_dead(self, number: int, error: str) -> None:
+        """Close the run of a trial whose workers died without doing so, as failed."""
+        self._sign_again(number, lambda run: _sign(run, Outcome.FAILED, error), exit_code=1)
+
+    def crown(self, number: int, path: str) -> None:
+        """Give the sweep's best checkpoint the alias `sweep-best`, in the winner's own run."""
+        self._sign_again(number, lambda run: self._log_artifact(run, path, ["best", "sweep-best"], None), exit_code=0)
+
+    def _sign_again(self, number: int, change: Callable[[Any], None], exit_code: int) -> None:
+        if self._mode == "disabled":
+            return
+        run = self._init(number, {})
+        change(run)
+        directory = Path(run.dir).parent
+        run.finish(exit_code=exit_code)
+        self._folder.upload_tree(directory, f"wandb/{directory.name}")
+
+    def _init(self, number: int, config: Mapping[str, Any]) -> Any:
+        import wandb
+
+        tracking = self._spec.tracking
+        self._folder.work.mkdir(parents=True, exist_ok=True)
+        return wandb.init(
+            project=tracking.project,
+            entity=tracking.entity,
+            id=run_id(self._spec.name or "", number),
+            name=f"{self._spec.name}/{number}",
+            config=dict(config),
+            tags=tracking.tags or None,
+            dir=str(self._folder.work),
+            mode=self._mode,
+            resume="allow",
+            settings=wandb.Settings(
+                sweep_id=self._sweep_id if self._mode == "online" else None,
+                init_timeout=INIT_TIMEOUT_S,
+                console="wrap",
+                silent=True,
+                x_save_requirements=False,  # 0.1 s a trial, for a list that is the same for every trial
+                x_transaction_log_flush_interval=1,  # seconds of log that a killed process may lose; 15 by default
+            ),
+        )
+
+    def _log_artifact(self, run: Any, path: str, aliases: Sequence[str], report: Report | None) -> None:
+        import wandb
+
+        metadata = {"sweep": self._spec.name, "metric": self._spec.metric, "path": self._folder.show(path)}
+        if report is not None:
+            metadata |= {"epoch": report.epoch if "latest" in aliases else report.best_epoch}
+        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
+        scratch = self._folder.work / "wandb" / "checkpoints"
+        local = self._folder.local_copy(path, scratch)
+        artifact.add_file(str(local), name=local.name, skip_cache=True)
+        run.log_artifact(artifact, aliases=list(aliases))
+
+
+def create_sweep(spec: Spec, folder: SweepFolder) -> str:
+    """Make the W&B sweep that every run joins; its id.
+
+    Raises:
+        wandb.errors.Error: the server cannot be reached, or refuses.
+    """
+    import wandb
+
+    prepare_environment(folder)
+    config = {
+        "method": "custom",
+        "name": spec.name,
+        "metric": {"name": spec.metric, "goal": spec.goal},
+        "parameters": {**spec.load_space().to_wandb(), **{name: {"value": v} for name, v in spec.params.items()}},
+    }
+    return str(wandb.sweep(config, project=spec.tracking.project, entity=spec.tracking.entity))
+
+
+def prepare_environment(folder: SweepFolder) -> None:
+    """Make this process's wandb a client of its own, with its files in the sweep's folder."""
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.work / "wandb"))
+    os.environ.setdefault("WANDB_CACHE_DIR", str(folder.work / "wandb" / "cache"))
+
+
+def _sign(run: Any, outcome: Outcome, error: str | None) -> None:
+    """How the trial ended, where a table of runs can be filtered by it."""
+    run.summary["outcome"] = str(outcome)
+    if outcome in (Outcome.PRUNED, Outcome.DIVERGED):
+        run.tags = (*(run.tags or ()), str(outcome))
+    if error:
+        run.summary["error"] = error
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value

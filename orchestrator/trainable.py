@@ -1,0 +1,77 @@
+"""The contract of a trainable: the classes to build, and which hyperparameter goes to which of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import SpecError
+from orchestrator.naming import near_miss
+
+PARTS = ("model", "data", "trainer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """A LightningModule and its data, built anew for every trial from hyperparameters.
+
+    A hyperparameter goes to the class whose `__init__` takes it by name, to both where both do; a prefix says
+    which one is meant, in LightningCLI's words: `model.lr`, `data.batch_size`, `trainer.gradient_clip_val`.
+    """
+
+    model: Callable[..., Any]
+    """A LightningModule class, or anything called with keywords that returns one."""
+    data: Callable[..., Any] | None = None
+    """A LightningDataModule class; none where the module brings its own dataloaders."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `model` that are the same in every trial."""
+    data_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `data` that are the same in every trial."""
+
+    def route(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Sort hyperparameters into keyword arguments of `model`, `data` and Lightning's `trainer`.
+
+        Raises:
+            SpecError: for every hyperparameter that nothing takes.
+        """
+        accepts = {"model": _keywords(self.model), "data": _keywords(self.data) if self.data else frozenset()}
+        routed: dict[str, dict[str, Any]] = {
+            "model": dict(self.model_args),
+            "data": dict(self.data_args),
+            "trainer": {},
+        }
+        problems = []
+        for name, value in params.items():
+            part, _, rest = name.partition(".")
+            if rest and part in PARTS:
+                routed[part][rest] = value
+                continue
+            takers = [part for part, names in accepts.items() if names is not None and name in names]
+            takers = takers or [part for part, names in accepts.items() if names is None][:1]
+            if not takers:
+                known = sorted(set().union(*(names or () for names in accepts.values())))
+                problems.append(
+                    f"hyperparameter '{name}' is taken by neither {self._names()}{near_miss(name, known)}"
+                    f" They take: {', '.join(known) or 'none'}"
+                )
+            for taker in takers:
+                routed[taker][name] = value
+        if problems:
+            raise SpecError(problems)
+        return routed
+
+    def _names(self) -> str:
+        parts = [part for part in (self.model, self.data) if part is not None]
+        return " nor ".join(getattr(part, "__name__", repr(part)) for part in parts) + (
+            "" if self.data else " nor any data module (none is given)"
+        )
+
+
+def _keywords(build: Callable[..., Any]) -> frozenset[str] | None:
+    """The keyword arguments `build` takes, or None where it takes any (`**kwargs`)."""
+    parameters = inspect.signature(build).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL)
