@@ -34,6 +34,8 @@ def prepare_environment() -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     # Unset, heads and clients decide by themselves, and not alike (field notes on ray 2.60): a cluster of our own is
     # on this machine only and has no authentication; for any other, the user's setting or token file decides.
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine does not announce its end
     token = Path("~/.ray/auth_token").expanduser().exists() or "RAY_AUTH_TOKEN" in os.environ
     mode = "token" if os.environ.get("RAY_ADDRESS") and token else "disabled"
     os.environ.setdefault("RAY_AUTH_MODE", mode)
