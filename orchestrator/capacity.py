@@ -30,11 +30,9 @@ def concurrency(resources: Resources, have: Mapping[str, float], budget_trials: 
     """
     need = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * resources.gpus_per_worker}
     slot_cpu = 0 if HEAD in have else SLOT_SHARE
-    fits = {
-        name: _whole((have.get(name, 0.0)) / (amount + (slot_cpu if name == "CPU" else 0)))
-        for name, amount in need.items()
-        if amount
-    }
+    fits = {"CPU": _whole(have.get("CPU", 0.0) / (need["CPU"] + slot_cpu))}
+    if need["GPU"]:
+        fits["GPU"] = _workers(resources.gpus_per_worker, have.get("GPU", 0.0)) // resources.workers
     scarce = min(fits, key=lambda name: fits[name])
     needs = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in need.items() if amount)
     possible = f"{have.get(scarce, 0):g} {scarce}{'s' if have.get(scarce, 0) != 1 else ''}"
@@ -51,6 +49,11 @@ def concurrency(resources: Resources, have: Mapping[str, float], budget_trials: 
     if budget_trials < fits[scarce]:
         return Concurrency(trials=budget_trials, reason=f"no more are to be run; {what}")
     return Concurrency(trials=fits[scarce], reason=what)
+
+
+def _workers(gpus_each: float, gpus: float) -> int:
+    """Workers that GPUs are enough for; a worker's share of a GPU lies on one of them: 2 hold two shares of 0.6."""
+    return _whole(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * _whole(1 / gpus_each)
 
 
 def _whole(ratio: float) -> int:

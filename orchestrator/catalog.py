@@ -46,7 +46,7 @@ def parse_yaml(text: str, source: str) -> Any:
         InputError: the text is not YAML; the message gives the place.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as exc:
         raise InputError(f"{source} is not valid YAML: {' '.join(str(exc).split())}") from exc
 
@@ -66,7 +66,10 @@ def summary(path: Path) -> str:
     """The first line of what a file says of itself: its docstring, or its first comment."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        try:
+            return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        except SyntaxError as exc:
+            return f"is not Python: {exc}"
     first = text.partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else ""
 
@@ -76,15 +79,15 @@ def problem_with_trainable(reference: str) -> str | None:
     if ":" in reference:
         return _problem_with_attribute(*reference.split(":", 1), reference)
     known = names(TRAINABLES)
-    if reference in known:
-        return None
-    return _unknown("trainable", reference, known, "or give package.module:NAME")
+    if reference not in known:
+        return _unknown("trainable", reference, known, "or give package.module:NAME")
+    return _problem_with_file(known[reference], "TRAINABLE", reference)
 
 
 def problem_with_class(class_path: str) -> str | None:
     """Why `package.module.Class` leads nowhere, or None; imports nothing."""
     module, _, name = class_path.rpartition(".")
-    if not module:
+    if not module or not name:
         return f"'{class_path}' is not a class path; write package.module.Class"
     return _problem_with_attribute(module, name, class_path)
 
@@ -96,13 +99,15 @@ def load_trainable(reference: str | Mapping[str, Any]) -> Trainable:
         SpecError: what was found is not a trainable.
     """
     if isinstance(reference, str):
-        module, _, name = reference.partition(":") if ":" in reference else (f"{TRAINABLES}.{reference}", "", "")
-        found = _attribute(module, name or "TRAINABLE")
+        module, _, name = reference.partition(":")
+        found = _attribute(module, name) if name else _own_attribute(TRAINABLES, reference, "TRAINABLE")
         if isinstance(found, Trainable):
             return found
         if isinstance(found, type):  # a LightningModule with its own dataloaders
             return Trainable(model=found)
-        raise SpecError(f"{reference} is a {type(found).__name__}; a trainable is a Trainable or a LightningModule class")
+        raise SpecError(
+            f"{reference} is a {type(found).__name__}; a trainable is a Trainable or a LightningModule class"
+        )
     parts = {part: reference.get(part) for part in ("model", "data")}
     classes = {part: _attribute(*given["class_path"].rsplit(".", 1)) for part, given in parts.items() if given}
     arguments = {part: given.get("init_args") or {} for part, given in parts.items() if given}
@@ -135,7 +140,9 @@ def load_space(reference: str | Mapping[str, Any]) -> Space:
     path = known[reference]
     if path.suffix == ".yaml":
         return _space_from_file(path)
-    return _as_space(_attribute(f"{SPACES}.{reference}", "SPACE"), reference)
+    if problem := _problem_with_file(path, "SPACE", reference):
+        raise SpaceError(problem)
+    return _as_space(_own_attribute(SPACES, reference, "SPACE"), reference)
 
 
 def find_sweep(reference: str) -> Path:
@@ -168,39 +175,64 @@ def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
 
 def _find_module(dotted: str) -> ModuleSpec | None:
     """Find a module without importing its parents, which `importlib.util.find_spec` would."""
-    path: list[str] | None = [str(Path.cwd()), *sys.path]
-    spec: ModuleSpec | None = None
-    for part in dotted.split("."):
-        spec = PathFinder.find_spec(part, path)
-        if spec is None:
+    first, *rest = dotted.split(".")
+    spec = PathFinder.find_spec(first, [str(Path.cwd())]) or _ask_finders(first, None)
+    found = first
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
             return None
-        path = list(spec.submodule_search_locations or [])
+        found = f"{found}.{part}"
+        spec = _ask_finders(found, list(spec.submodule_search_locations))
     return spec
 
 
+def _ask_finders(dotted: str, path: list[str] | None) -> ModuleSpec | None:
+    """Ask every finder, as an import does: editable installs bring one of their own."""
+    answers = (finder.find_spec(dotted, path) for finder in sys.meta_path)
+    return next((spec for spec in answers if spec is not None), None)
+
+
 def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        return f"'{written}' is not package.module:NAME"
     spec = _find_module(module)
     if spec is None:
         return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages"
     if not spec.origin or not spec.origin.endswith(".py"):
         return None
-    defined = _top_level_names(Path(spec.origin))
-    if defined is None or name in defined:
+    return _problem_with_file(Path(spec.origin), name, written)
+
+
+def _problem_with_file(path: Path, name: str, written: str) -> str | None:
+    """Why a module's file does not give `name`, or None; the file is read, not run."""
+    try:
+        defined = _top_level_names(ast.parse(path.read_text(encoding="utf-8")).body)
+    except (SyntaxError, ValueError) as exc:
+        return f"'{written}': {path} is not Python: {exc}"
+    if name in defined or defined & {"*", "__getattr__"}:  # with the latter two, only running it can tell
         return None
-    return f"'{written}': module '{module}' defines no '{name}'{near_miss(name, defined)}"
+    return f"'{written}': {path} defines no '{name}'{near_miss(name, defined)}"
 
 
-def _top_level_names(path: Path) -> set[str] | None:
-    """What a module defines at its top level, or None where only running it can tell."""
+def _top_level_names(body: Iterable[ast.AST]) -> set[str]:
+    """What these statements, and those in their branches, define in the module; `*` for what is imported so."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             found.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-    return None if found & {"*", "__getattr__"} else found
+        else:
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            found |= _top_level_names(ast.iter_child_nodes(node))
+    return found
+
+
+def _own_attribute(kind: str, module: str, name: str) -> Any:
+    """`name` of a file in one of a kind's folders. They are made one package: a user's own folder need not be one."""
+    importlib.import_module(kind).__path__ = [str(folder) for folder in _folders(kind)]
+    return _attribute(f"{kind}.{module}", name)
 
 
 def _attribute(module: str, name: str) -> Any:

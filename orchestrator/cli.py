@@ -16,7 +16,8 @@ from orchestrator.errors import InputError, OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.folder import SweepFolder
-    from orchestrator.ledger import Ledger
+    from orchestrator.ledger import Ledger, TrialRecord
+    from orchestrator.results import Status
     from orchestrator.spec import Spec
 
 EXAMPLES = """\
@@ -112,8 +113,8 @@ def _resume(arguments: argparse.Namespace) -> int:
 
     folder, spec = _find(arguments)
     if arguments.overrides:
-        changed = specs.check(spec.model_dump(mode="json"), arguments.overrides)
-        fixed = ("name", "storage", "trainable", "space", "metric", "goal")
+        changed = specs.resolve(specs.check(spec.model_dump(mode="json"), arguments.overrides), datetime.now())
+        fixed = ("name", "storage", "trainable", "space", "params", "metric", "goal")
         if problems := [
             f"{key} is part of what the sweep is, and stays; start a new sweep for another"
             for key in fixed
@@ -127,15 +128,13 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _run(run: Callable[[], object]) -> int:
-    from rich.console import Console
-
     from orchestrator import progress
     from orchestrator.sweep import Sweep
 
     began = time.monotonic()
     sweep = run()
     assert isinstance(sweep, Sweep)
-    records, console = sweep.ledger.records, Console(highlight=False)
+    records, console = sweep.ledger.records, progress.make_console()
     progress.summary(console, sweep.spec, sweep.folder, records, time.monotonic() - began)
     if sweep.exit_code:
         console.print(f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True)
@@ -168,11 +167,9 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(document, indent=1))
         return 0
-    from rich.console import Console
+    from orchestrator.progress import Progress, make_console, trial_table
 
-    from orchestrator.progress import Progress, trial_table
-
-    console = Console(highlight=False)
+    console = make_console()
     running = [record for record in ledger.records if record.state == "RUNNING"]
     console.print(f"{spec.name}: {status}  {Progress(console, spec, ledger).line()}")
     for title, records in (
@@ -237,24 +234,29 @@ def _find(arguments: argparse.Namespace) -> tuple[SweepFolder, Spec]:
             raise InputError(f"no sweep in {storage}; name one, or say where with --storage")
         reference = known[-1]
     elif "/" in reference:
-        storage, _, reference = reference.rstrip("/").rpartition("/")
+        place, mark, options = reference.partition("?")  # of a URL, such as S3's endpoint_override
+        storage, _, reference = place.rstrip("/").rpartition("/")
+        storage += mark + options
     folder = SweepFolder(storage or "/", reference)
     if not folder.exists():
         there = f" there are: {', '.join(known)}" if known else f" --storage is {storage}"
         raise InputError(f"no sweep '{reference}' in {storage}{near_miss(reference, known) or ';'}{there}")
-    return folder, Spec.from_yaml(folder.read_text("sweep.yaml"))
+    spec = Spec.from_yaml(folder.read_text("sweep.yaml"))
+    return folder, spec.model_copy(update={"storage": folder.storage})  # the folder may have been moved
 
 
-def _look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, str]:
+def _look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, Status]:
     """A sweep's ledger, to read, and how it stands."""
     from orchestrator.ledger import Ledger
+    from orchestrator.results import Status
 
-    said: str = json.loads(folder.read_text("results.json"))["status"]
-    status = "dead" if said == "running" and not folder.is_locked() else said
+    runs = folder.is_locked()  # before its last word is read, which it may just be writing
+    said = Status(json.loads(folder.read_text("results.json"))["status"]) if folder.has("results.json") else None
+    status = Status.DEAD if said in (None, Status.RUNNING) and not runs else said or Status.RUNNING
     return Ledger(folder, spec, read_only=True), status
 
 
-def _ranked(spec: Spec, ledger: Ledger) -> list[object]:
+def _ranked(spec: Spec, ledger: Ledger) -> list[TrialRecord]:
     from orchestrator import ranking
 
     return ranking.ranked(spec.goal, ledger.records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,12 @@ def connected() -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             have = _machine()
+            # Ray Train's helpers look for *a* Ray on this machine and take the newest; this one must be theirs, or
+            # they ask it about trials of another sweep, are told of none, and free what those have reserved.
+            port = _free_port()
+            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
             ray.init(
+                dashboard_port=port,
                 address="local",
                 num_cpus=int(have["CPU"]),
                 num_gpus=int(have["GPU"]),
@@ -93,6 +99,12 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _machine() -> dict[str, float]:

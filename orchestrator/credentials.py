@@ -1,4 +1,4 @@
-"""Whether a W&B key is configured, told from where W&B itself looks, without importing it and without reading the key."""
+"""Whether a W&B key is configured, told from where W&B itself looks; neither it nor the key is loaded."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ def has_key(environ: Mapping[str, str]) -> bool:
         return True
     host = urlsplit(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     home = Path(environ.get("HOME", "~")).expanduser()
-    for path in (Path(environ["NETRC"]),) if environ.get("NETRC") else (home / ".netrc", home / "_netrc"):
+    named = environ.get("NETRC")
+    for path in (Path(named).expanduser(),) if named else (home / ".netrc", home / "_netrc"):
         try:
             if netrc.netrc(str(path)).authenticators(host):
                 return True
-        except FileNotFoundError:
-            continue
-        except netrc.NetrcParseError:
-            continue  # W&B skips a file it cannot read, too, and then asks for a key
+        except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
+            continue  # not there; or W&B skips a file it cannot read, too, and then asks for a key
     return False

@@ -1,13 +1,13 @@
 """The sweep's folder: every path in it, and how files get there whole (pyarrow's file systems).
 
-    <storage>/<name>/
-        sweep.yaml            the resolved spec
-        ledger.journal        the Optuna study, the record of everything
-        results.json, .csv    made from the ledger at every change of state
-        sweep.log             what the libraries had to say
-        trials/<number>/      checkpoints, `epoch-0003.ckpt`
-        wandb/                the W&B runs of every trial, as the SDK lays them out
-        ray/                  Ray's own files
+<storage>/<name>/
+    sweep.yaml            the resolved spec
+    ledger.journal        the Optuna study, the record of everything
+    results.json, .csv    made from the ledger at every change of state
+    sweep.log             what the libraries had to say
+    trials/<number>/      checkpoints, `epoch-0003.ckpt`
+    wandb/                the W&B runs of every trial, as the SDK lays them out
+    ray/                  Ray's own files
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pyarrow import fs
 from orchestrator.errors import InputError, StorageError
 
 CHECKPOINT = re.compile(r"epoch-(\d+)\.ckpt")
+HALF_WRITTEN = re.compile(r"\.epoch-\d+\.ckpt\.\d+")
 
 
 class SweepFolder:
@@ -34,13 +35,15 @@ class SweepFolder:
     """
 
     def __init__(self, storage: str, name: str) -> None:
+        if "://" not in storage:
+            storage = str(Path(storage).expanduser().resolve())
         self.storage, self.name = storage, name
         try:
             if "://" in storage:
                 self._fs, root = fs.FileSystem.from_uri(storage)
             else:
-                self._fs, root = fs.LocalFileSystem(), str(Path(storage).expanduser().resolve())
-        except (OSError, ValueError) as exc:
+                self._fs, root = fs.LocalFileSystem(), storage
+        except (OSError, ValueError, NotImplementedError) as exc:
             raise StorageError(f"storage '{storage}' cannot be opened: {exc}") from exc
         self._root = f"{root.rstrip('/')}/{name}"
         self.is_local = isinstance(self._fs, fs.LocalFileSystem)
@@ -49,16 +52,24 @@ class SweepFolder:
         self.log = self.work / "sweep.log"
         self.wandb = self.work  # wandb makes `wandb/` in it
         self.lock = self.work / ".lock"
-        self.ray_url = f"{storage.rstrip('/')}/{name}/ray" if not self.is_local else str(self.work / "ray")
+        self.ray_url = self.show("ray")
 
     def exists(self) -> bool:
         """Whether a sweep was started here."""
-        return self._exists("sweep.yaml")
+        return self.has("sweep.yaml")
+
+    def has(self, path: str) -> bool:
+        """Whether a file is there."""
+        info = self._fs.get_file_info(self._at(path))
+        return bool(info.type != fs.FileType.NotFound)
 
     def create(self) -> None:
         """Make the folder."""
-        self._fs.create_dir(self._root, recursive=True)
-        self.work.mkdir(parents=True, exist_ok=True)
+        try:
+            self._fs.create_dir(self._root, recursive=True)
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StorageError(f"{self.show('')} cannot be made: {exc}") from exc
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,7 +101,8 @@ class SweepFolder:
         """A path in the folder, as a user can give it to other tools."""
         if self.is_local:
             return f"{self._root}/{path}"
-        return f"{self.storage.rstrip('/')}/{self.name}/{path}"
+        place, mark, options = self.storage.partition("?")  # of a URL, such as S3's endpoint_override
+        return f"{place.rstrip('/')}/{self.name}/{path}{mark}{options}"
 
     def read_text(self, path: str) -> str:
         """Read a small file.
@@ -116,9 +128,21 @@ class SweepFolder:
             self.upload(self.work / name, name)
 
     def pull(self, name: str) -> None:
-        """Bring a file into `work`, where the storage is not local and has it."""
-        if not self.is_local and self._exists(name):
-            self.download(name, self.work / name)
+        """Bring a file that only grows into `work`, where the storage is not local and has it.
+
+        What is in `work` stays if it is what the storage has, or more of it: it was not all pushed yet, and may be
+        written to right now.
+        """
+        if self.is_local or not self.has(name):
+            return
+        local = self.work / name
+        fetched = self.work / f".{name}.{os.getpid()}.pulled"
+        self.download(name, fetched)
+        pushed = fetched.read_bytes()
+        if local.is_file() and local.read_bytes().startswith(pushed):
+            fetched.unlink()
+        else:
+            fetched.replace(local)
 
     def upload(self, local: Path, path: str) -> None:
         """Copy a local file into the folder, whole."""
@@ -159,7 +183,7 @@ class SweepFolder:
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
-        if self._exists(path):
+        if self.has(path):
             self._fs.delete_file(self._at(path))
 
     def checkpoint(self, number: int, epoch: int) -> str:
@@ -176,10 +200,13 @@ class SweepFolder:
         return dict(sorted(found.items()))
 
     def drop_checkpoints(self, number: int, *, kept: Collection[int] = ()) -> None:
-        """Delete a trial's checkpoints, except those of some epochs."""
+        """Delete a trial's checkpoints, except those of some epochs, and what a killed worker left half written."""
         for epoch, path in self.checkpoints(number).items():
             if epoch not in kept:
                 self.delete(path)
+        for info in self._fs.get_file_info(fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)):
+            if HALF_WRITTEN.fullmatch(info.base_name):
+                self._fs.delete_file(info.path)
 
     def local_copy(self, path: str, into: Path) -> Path:
         """A file of the folder as a local file: itself where the storage is local, else a copy in `into`."""
@@ -191,33 +218,23 @@ class SweepFolder:
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
 
-    def _exists(self, path: str) -> bool:
-        info = self._fs.get_file_info(self._at(path))
-        return bool(info.type != fs.FileType.NotFound)
-
-    def _whole(self, path: str) -> _Whole:
-        return _Whole(self._fs, self._at(path), self.show(path), rename=self.is_local)
-
-
-class _Whole:
-    """A file that is there whole or not at all: written beside and renamed; object stores do so by themselves."""
-
-    def __init__(self, filesystem: fs.FileSystem, path: str, shown: str, rename: bool) -> None:
-        self._fs, self._path, self._shown = filesystem, path, shown
-        head, _, tail = path.rpartition("/")
-        self._beside = f"{head}/.{tail}.{os.getpid()}" if rename else path
-        self._parent = head if rename else None
-
-    def __enter__(self) -> str:
-        if self._parent:
-            self._fs.create_dir(self._parent, recursive=True)
-        return self._beside
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None and self._beside != self._path:
-            self._fs.move(self._beside, self._path)
-        elif isinstance(error, OSError):
-            raise StorageError(f"{self._shown} cannot be written: {error}") from error
+    @contextmanager
+    def _whole(self, path: str) -> Iterator[str]:
+        """Where to write a file that is there whole or not at all: beside, then renamed, as object stores do it."""
+        target = self._at(path)
+        head, _, tail = target.rpartition("/")
+        beside = f"{head}/.{tail}.{os.getpid()}" if self.is_local else target
+        try:
+            if self.is_local:
+                self._fs.create_dir(head, recursive=True)
+            yield beside
+            if self.is_local:
+                self._fs.move(beside, target)
+        except OSError as exc:
+            raise StorageError(f"{self.show(path)} cannot be written: {exc}") from exc
+        finally:
+            if self.is_local:
+                Path(beside).unlink(missing_ok=True)
 
 
 def sweeps_in(storage: str) -> list[str]:

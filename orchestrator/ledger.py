@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -72,6 +72,9 @@ class Ledger:
     def __init__(self, folder: SweepFolder, spec: Spec, *, create: bool = False, read_only: bool = False) -> None:
         """Open the study, or create it.
 
+        A sweep may have been killed at any moment: what it had begun to write of the study, or of a new trial, is
+        completed here, except for a reader.
+
         Raises:
             StorageError: there is none, or it cannot be read.
         """
@@ -82,21 +85,29 @@ class Ledger:
         if not read_only and not create:
             _cut_unfinished_line(folder.ledger)
         try:
-            self._storage = JournalStorage(JournalFileBackend(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger))))
+            journal = JournalFileBackend(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger)))
+            self._storage = JournalStorage(journal)
             name = spec.name or ""
             self._study = (
-                optuna.create_study(storage=self._storage, study_name=name, direction=spec.goal)
-                if create
-                else optuna.load_study(storage=self._storage, study_name=name)
+                optuna.load_study(storage=self._storage, study_name=name)
+                if read_only
+                else optuna.create_study(
+                    storage=self._storage, study_name=name, direction=spec.goal, load_if_exists=not create
+                )
             )
             self._study_id = self._storage.get_study_id_from_name(name)
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, ValueError, KeyError, optuna.exceptions.OptunaError) as exc:
             raise StorageError(f"{folder.ledger} cannot be read as an Optuna journal: {exc}") from exc
-        if create:
-            self._study.set_metric_names([spec.metric])
+        trials = self._study.get_trials(deepcopy=False)
         if not read_only:
-            self._study.sampler = _sampler(spec, seen=len(self._study.get_trials(deepcopy=False)))
-        self._records = {trial.number: self._record(trial) for trial in self._study.get_trials(deepcopy=False)}
+            if self._study.metric_names is None:
+                self._study.set_metric_names([spec.metric])
+            self._study.sampler = _sampler(spec, self._space, seen=len(trials))
+            for trial in trials:
+                if trial.state is TrialState.RUNNING and "seed" not in trial.user_attrs:
+                    self._propose(self._trial(trial.number))
+            trials = self._study.get_trials(deepcopy=False)
+        self._records = {trial.number: self._record(trial) for trial in trials}
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -105,18 +116,9 @@ class Ledger:
 
     def ask(self) -> TrialRecord:
         """Begin a new trial."""
-        if self._spec.search.sampler == "grid":
-            self._study.enqueue_trial(self._grid[len(self._records)])
         trial = self._study.ask()
-        for name, parameter in self._space.items():
-            if self._space.is_active(name, trial.params):
-                _suggest(trial, name, parameter)
-        trial.set_user_attr("seed", trial_seed(self._spec.search.seed or 0, trial.number))
+        self._propose(trial)
         return self._refresh(trial.number)
-
-    @cached_property
-    def _grid(self) -> list[dict[str, Any]]:
-        return list(self._space.grid())
 
     def start(self, started: Started) -> TrialRecord:
         """A trial's workers have begun."""
@@ -167,6 +169,13 @@ class Ledger:
         """What was noted, or None."""
         return self._study.user_attrs.get(key)
 
+    def _propose(self, trial: optuna.Trial) -> None:
+        """Give a trial its hyperparameters, those it has not got yet, and last its seed."""
+        for name, parameter in self._space.items():
+            if self._space.is_active(name, trial.params):
+                _suggest(trial, name, parameter)
+        trial.set_user_attr("seed", trial_seed(self._spec.search.seed or 0, trial.number))
+
     def _trial(self, number: int) -> optuna.Trial:
         return optuna.Trial(self._study, self._id(number))
 
@@ -209,22 +218,40 @@ class _OneWriter(JournalFileOpenLock):
         pass
 
 
-def _sampler(spec: Spec, seen: int) -> BaseSampler:
+class _Grid(RandomSampler):
+    """Every configuration of a finite space, by the trial's number; Optuna's own knows no conditions."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(seed=0)
+        self._points = list(space.grid())
+
+    def sample_independent(
+        self,
+        study: optuna.Study,  # noqa: ARG002 - Optuna's signature
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,  # noqa: ARG002
+    ) -> Any:
+        """The parameter's value at the trial's point."""
+        return self._points[trial.number][param_name]
+
+
+def _sampler(spec: Spec, space: Space, seen: int) -> BaseSampler:
     """The sampler; `seen` trials into the sweep its seed is another one, or a resumed sweep would repeat itself."""
     seed = trial_seed(spec.search.seed or 0, -1 - seen) if seen else spec.search.seed
     if spec.search.sampler == "tpe":
         # multivariate and constant_liar are Optuna 5's defaults; group is what makes multivariate know conditions.
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-    return RandomSampler(seed=seed)  # for a grid every value is given
+    return _Grid(space) if spec.search.sampler == "grid" else RandomSampler(seed=seed)
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> None:
     if isinstance(parameter, Choice):
         trial.suggest_categorical(name, parameter.options)
     elif isinstance(parameter, Float):
-        trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        trial.suggest_float(name, parameter.low, parameter.last, log=parameter.log, step=parameter.step)
     else:
-        trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        trial.suggest_int(name, parameter.low, parameter.last, log=parameter.log, step=parameter.step)
 
 
 def _cut_unfinished_line(path: Path) -> None:

@@ -29,7 +29,14 @@ def trial_seed(sweep_seed: int, number: int) -> int:
     return zlib.crc32(f"{sweep_seed}/{number}".encode())
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that `word` was probably meant to be, whatever its case; None where nothing is close."""
+    spelt = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), spelt, n=1)
+    return spelt[close[0]] if close else None
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when something known is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    close = closest(word, known)
+    return "" if close is None else f"; did you mean '{close}'?"

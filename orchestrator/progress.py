@@ -31,6 +31,7 @@ class Progress:
         self.console, self.spec, self.ledger = console, spec, ledger
         self.total = spec.budget.trials or 0
         self._began = time.monotonic()
+        self._first_began: float | None = None
         self._ended_before = self._ended()
         self._said: set[str] = set()
 
@@ -42,6 +43,8 @@ class Progress:
 
     def changed(self, record: TrialRecord) -> None:
         """A trial began, reported or ended."""
+        if self._first_began is None and record.started is not None:
+            self._first_began = time.monotonic()
 
     def tick(self) -> None:
         """Time went by."""
@@ -56,13 +59,14 @@ class Progress:
         return "  ".join(parts)
 
     def left_s(self) -> float | None:
-        """Seconds until the last trial has ended, at the pace so far; None before the first one has."""
-        done = self._ended() - self._ended_before
-        elapsed_s = time.monotonic() - self._began
-        at_this_pace = elapsed_s / done * (self.total - self._ended()) if done else None
+        """Seconds until the last trial has ended, at the pace since the first began; None before one has ended."""
+        done, now = self._ended() - self._ended_before, time.monotonic()
+        at_this_pace = None
+        if done and self._first_began is not None:
+            at_this_pace = (now - self._first_began) / done * (self.total - self._ended())
         if self.spec.budget.wall_time_s is None:
             return at_this_pace
-        wall_left_s = max(0.0, self.spec.budget.wall_time_s - elapsed_s)
+        wall_left_s = max(0.0, self.spec.budget.wall_time_s - (now - self._began))
         return wall_left_s if at_this_pace is None else min(at_this_pace, wall_left_s)
 
     def _ended(self) -> int:
@@ -78,6 +82,7 @@ class Lines(Progress):
 
     def changed(self, record: TrialRecord) -> None:
         """Say how a trial ended."""
+        super().changed(record)
         if record.state == "RUNNING" or record.number in self._shown:
             return
         self._shown.add(record.number)
@@ -113,9 +118,11 @@ class Screen(Progress):
 @contextmanager
 def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) -> Iterator[Progress]:
     """Show a sweep's progress while the block runs, as the output allows."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     new = "resuming" if ledger.records else "sweep"
     console.print(f"{new} {spec.name}: {spec.budget.trials} trials, {at_once.trials} at once; {folder.show('')}")
+    if not console.is_terminal:
+        console.print("starting workers ...")
     if not console.is_terminal:
         yield Lines(console, spec, ledger)
         return
@@ -169,6 +176,12 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     for name, value in rows.items():
         grid.add_row(f"  {name}", Text(value, overflow="ignore", no_wrap=True))
     console.print(grid, soft_wrap=True, crop=False)
+
+
+def make_console() -> Console:
+    """The console for everything a verb prints: as wide as its lines where there is no terminal to fit."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
 
 
 def plain(value: Any) -> str:

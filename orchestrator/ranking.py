@@ -14,11 +14,16 @@ class Ranked(Protocol):
     """What ranking needs of a trial."""
 
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Counted from 0, in the order in which trials were proposed."""
+
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """COMPLETE, PRUNED, FAIL or RUNNING."""
+
     @property
-    def value(self) -> float | None: ...
+    def value(self) -> float | None:
+        """The best of its curve; None before the first epoch."""
 
 
 T = TypeVar("T", bound=Ranked)
@@ -43,28 +48,32 @@ def best_epoch(goal: Goal, curve: Mapping[int, float]) -> int | None:
 
 
 def ranked(goal: Goal, trials: Iterable[T]) -> list[T]:
-    """Trials with a value, best first.
+    """Trials with a finite value, best first; of equals, the first proposed.
 
     Those that had their whole budget (COMPLETE) come before all others, as in Optuna: a value from a few epochs is
     not comparable to theirs. Failed trials are left out.
     """
     sign = -1 if goal == "maximize" else 1
-    valued = [trial for trial in trials if trial.value is not None and trial.state != "FAIL"]
-    return sorted(valued, key=lambda t: (t.state != "COMPLETE", sign * (t.value or 0.0), t.number))
+    valued = [(trial, trial.value) for trial in trials if trial.value is not None and trial.state != "FAIL"]
+    finite = [(trial, value) for trial, value in valued if math.isfinite(value)]
+    finite.sort(key=lambda pair: (pair[0].state != "COMPLETE", sign * pair[1], pair[0].number))
+    return [trial for trial, _ in finite]
 
 
 def kept_epochs(keep: Keep, epochs: Sequence[int], best: int | None) -> set[int]:
     """Of an ended trial's checkpoints, by epoch, those that stay."""
     if not epochs or keep == "none":
         return set()
-    wanted = {"best": {best}, "best_and_last": {best, max(epochs)}, "all": set(epochs)}[keep]
-    return wanted & set(epochs)
+    if keep == "all":
+        return set(epochs)
+    wanted = {best} if keep == "best" else {best, max(epochs)}
+    return {epoch for epoch in epochs if epoch in wanted}
 
 
 def evicted(goal: Goal, trials: Iterable[T], keep_trials: int | None) -> list[T]:
-    """Ended trials whose checkpoints go, because enough better trials keep theirs."""
+    """Ended trials whose checkpoints go, because enough better ones that have ended keep theirs."""
     if keep_trials is None:
         return []
-    trials = list(trials)
-    kept = {trial.number for trial in ranked(goal, trials)[:keep_trials]}
-    return [trial for trial in trials if trial.state != "RUNNING" and trial.number not in kept]
+    ended = [trial for trial in trials if trial.state != "RUNNING"]
+    kept = {trial.number for trial in ranked(goal, ended)[:keep_trials]}
+    return [trial for trial in ended if trial.number not in kept]

@@ -19,6 +19,7 @@ from ray import train, tune
 from orchestrator import failures
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Ended, Event, Job, Lost, Outcome, Report, Verdict, first_line
+from orchestrator.process_group import ProcessGroup
 from orchestrator.spec import Spec
 
 # How long workers may take to end a trial they were told to end: its run is closed and its checkpoints uploaded then.
@@ -134,7 +135,7 @@ class Slot(tune.Trainable):
 
     def _keep_group(self) -> None:
         """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
         resources = self._spec.resources
         per_worker = {"CPU": resources.cpus_per_worker}
@@ -150,7 +151,7 @@ class Slot(tune.Trainable):
                     "board": self._board,
                     "slot": self._slot,
                 },
-                torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
+                torch_config=ProcessGroup(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
                 scaling_config=train.ScalingConfig(
                     num_workers=resources.workers,
                     use_gpu=resources.gpus_per_worker > 0,

@@ -16,7 +16,6 @@ A space is extended by `Space({**space, "depth": Int(1, 8)})`, and a parameter n
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -29,6 +28,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 from orchestrator.errors import SpaceError
+from orchestrator.naming import closest
 
 Value: TypeAlias = bool | int | float | str | None
 """What a parameter can be in one configuration: plain values, which JSON, YAML, Optuna and W&B all keep."""
@@ -208,6 +208,13 @@ class Float(_Range):
             return None
         return math.floor((_exact(self.high) - _exact(self.low)) / _exact(self.step)) + 1
 
+    @property
+    def last(self) -> float:
+        """The greatest value it can take: `high`, or the last step that is not above it."""
+        if self.step is None or self.low == self.high:
+            return self.high
+        return float(_exact(self.low) + (cast(int, self.size) - 1) * _exact(self.step))
+
     def values(self) -> Iterator[float]:
         """Every value it can take, in order, as the decimals one would write: 0.3, not 0.30000000000000004."""
         step = _exact(self.step or 0)
@@ -271,6 +278,11 @@ class Int(_Range):
     def size(self) -> int:
         """How many values it can take."""
         return (self.high - self.low) // self.step + 1
+
+    @property
+    def last(self) -> int:
+        """The greatest value it can take: `high`, or the last step that is not above it."""
+        return self.low + (self.size - 1) * self.step
 
     def values(self) -> Iterator[int]:
         """Every value it can take, in order."""
@@ -696,9 +708,9 @@ def _condition_text(parameter: Parameter) -> str:
 
 def _hint(wrong: object, right: Collection[object]) -> str:
     """The near miss among `right`, whatever its case, or all of them."""
-    shown = {str(each).lower(): repr(each) for each in right}
-    close = difflib.get_close_matches(str(wrong).lower(), shown, n=1)
-    return f"did you mean {shown[close[0]]}?" if close else f"available: {', '.join(map(repr, right)) or 'none'}"
+    shown = {str(each): repr(each) for each in right}
+    close = closest(str(wrong), shown)
+    return f"available: {', '.join(shown.values()) or 'none'}" if close is None else f"did you mean {shown[close]}?"
 
 
 def _not_a_mapping(given: object) -> str:

@@ -7,14 +7,14 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator import catalog
 from orchestrator.credentials import tracking_mode
-from orchestrator.errors import InputError, SpaceError, SpecError
+from orchestrator.errors import InputError, SpecError
 from orchestrator.naming import SWEEP_NAME, SWEEP_NAME_RULE, near_miss, sweep_name
 from orchestrator.space import Space
 
@@ -23,7 +23,7 @@ DEFAULT_TRIALS = 20
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def _sweep_name(value: object) -> object:
@@ -62,12 +62,28 @@ def _trainable(value: object) -> object:
     raise ValueError("a trainable is a name, package.module:NAME, or class paths under 'model' and 'data'")
 
 
+def _space(value: object) -> object:
+    if isinstance(value, str | Mapping):
+        return value
+    raise ValueError("a space is a name, a YAML file, package.module:NAME, or a mapping from name to parameter")
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("write a number")  # noqa: TRY004 - pydantic passes on nothing but ValueError
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_whole)]
+
+
 class Search(_Section):
     """Who proposes hyperparameters."""
 
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """Optuna's TPE, random search, or every point of a finite space once."""
-    seed: int | None = Field(None, ge=0, lt=2**32)
+    seed: Whole | None = Field(None, ge=0, lt=2**32)
     """Seed of the proposals and, with a trial's number, of every trial; drawn and recorded where none is given."""
 
 
@@ -76,31 +92,31 @@ class Schedule(_Section):
 
     scheduler: Literal["asha", "none"] = "asha"
     """Asynchronous successive halving (Li et al., 2020), or every trial to the end."""
-    max_epochs: int = Field(9, ge=1)
+    max_epochs: Whole = Field(9, ge=1)
     """Epochs of a trial that is not stopped."""
-    grace_epochs: int = Field(1, ge=1)
+    grace_epochs: Whole = Field(1, ge=1)
     """Epochs before a trial can be stopped; ASHA's first rung."""
-    reduction_factor: float = Field(3, gt=1)
+    reduction_factor: Number = Field(3, gt=1)
     """Of the trials that reach a rung, about one in this many goes on."""
 
 
 class Budget(_Section):
     """When the sweep is over."""
 
-    trials: int | None = Field(None, ge=1)
+    trials: Whole | None = Field(None, ge=1)
     """How many trials are run; the whole grid for a grid, 20 otherwise, where none is given."""
-    wall_time_s: float | None = Field(None, gt=0)
+    wall_time_s: Number | None = Field(None, gt=0)
     """Seconds after which nothing new starts and what runs is stopped as pruned; counted anew on resume."""
 
 
 class Resources(_Section):
     """What one trial gets, and how many run at once."""
 
-    workers: int = Field(1, ge=1)
+    workers: Whole = Field(1, ge=1)
     """Worker processes (ranks) of a trial."""
-    cpus_per_worker: float = Field(1, gt=0)
+    cpus_per_worker: Number = Field(1, gt=0)
     """CPUs of a worker; fractions are allowed."""
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: Number = Field(0, ge=0)
     """GPUs of a worker; a fraction shares one GPU between trials."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = "32-true"
     """Lightning's precision."""
@@ -113,11 +129,11 @@ class Resources(_Section):
 class Failures(_Section):
     """What a failure costs."""
 
-    retries: int = Field(1, ge=0)
+    retries: Whole = Field(1, ge=0)
     """How often a trial is tried again, from its last checkpoint, before it is FAIL."""
-    max_failed: int | None = Field(5, ge=1)
+    max_failed: Whole | None = Field(5, ge=1)
     """The sweep ends when this many trials have failed; null for never."""
-    stall_timeout_s: float = Field(1800, gt=0)
+    stall_timeout_s: Number = Field(1800, gt=0)
     """A worker that finishes no training or validation step for so long is killed, and the trial retried."""
 
 
@@ -139,7 +155,7 @@ class Checkpoints(_Section):
 
     keep: Literal["best", "best_and_last", "all", "none"] = "best_and_last"
     """Which checkpoints of a trial, in storage and as artifacts of its run."""
-    keep_trials: int | None = Field(None, ge=1)
+    keep_trials: Whole | None = Field(None, ge=1)
     """Of how many trials, best first, checkpoints stay in storage; null for all."""
 
 
@@ -150,7 +166,7 @@ class Spec(_Section):
     """Names the sweep's folder and its runs; made from the trainable and the time where none is given."""
     trainable: Annotated[str | ClassPaths, BeforeValidator(_trainable)]
     """A name from `trainables/`, `package.module:NAME`, or class paths under `model` and `data`."""
-    space: str | dict[str, Any]
+    space: Annotated[str | dict[str, Any], BeforeValidator(_space)]
     """A name from `search_spaces/`, a YAML file, `package.module:NAME`, or parameters written out."""
     params: dict[str, Any] = {}
     """Hyperparameters held fixed."""
@@ -205,7 +221,7 @@ TRAINER_ELSEWHERE = {
 FREE_NAMES = ("params", "init_args")
 
 # What pyarrow.fs.FileSystem.from_uri takes: https://arrow.apache.org/docs/python/filesystems.html
-STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
+STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "hf")
 
 
 def read(reference: str | None, overrides: Sequence[str] = ()) -> Spec:
@@ -234,7 +250,7 @@ def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
         spec = Spec.model_validate(data)
     except ValidationError as exc:
         spec = None
-        problems += dict.fromkeys(_sentence(error, data) for error in exc.errors())
+        problems += dict.fromkeys(_sentence(error) for error in exc.errors() if not _is_other_branch(error, data))
     problems += _problems_with_names(data)
     if spec is not None and not problems:
         problems += _problems_between(spec)
@@ -276,7 +292,9 @@ def _override(data: dict[str, Any], override: str) -> Iterator[str]:
     *parents, last = parts
     section: Any = data
     for depth, parent in enumerate(parents, 1):
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             where = ".".join(parents[:depth])
             yield f"{key}: '{where}' is {section!r}, which has no keys; override '{where}' itself"
@@ -287,7 +305,12 @@ def _override(data: dict[str, Any], override: str) -> Iterator[str]:
         yield str(exc)
 
 
-def _sentence(error: Any, data: Mapping[str, Any]) -> str:
+def _is_other_branch(error: Any, data: Mapping[str, Any]) -> bool:
+    """Whether an error says only that class paths are not a name, or a mapping of parameters not one."""
+    return len(error["loc"]) == 2 and error["loc"][1] == "str" and isinstance(data.get(error["loc"][0]), Mapping)
+
+
+def _sentence(error: Any) -> str:
     """One of pydantic's errors, in this project's words: the rule, the value, the remedy."""
     place = [str(part) for part in error["loc"]]
     if "ClassPaths" in place:
@@ -298,7 +321,10 @@ def _sentence(error: Any, data: Mapping[str, Any]) -> str:
         case "extra_forbidden":
             known = _keys_at(place[:-1])
             where = f"in '{'.'.join(place[:-1])}'" if place[:-1] else "at the top level"
-            return f"unknown key '{key}'{near_miss(place[-1], known) or ';'} keys {where}: {', '.join(known)}"
+            hint = near_miss(place[-1], known) or _elsewhere(place[-1]) or ";"
+            return f"unknown key '{key}'{hint} keys {where}: {', '.join(known)}"
+        case "invalid_key":
+            return f"unknown key {error['input']!r}; keys are text"
         case "missing":
             return f"'{key}' is required; write it in the sweep's file or as {key}=..."
         case "literal_error":
@@ -310,6 +336,17 @@ def _sentence(error: Any, data: Mapping[str, Any]) -> str:
             return f"{key} is {value!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
+def _elsewhere(name: str) -> str:
+    """`; did you mean 'budget.trials'?` for a key of that name in another section, else nothing."""
+    sections = {key: _keys_at([key]) for key, field in Spec.model_fields.items() if _is_section(field.annotation)}
+    found = [f"{section}.{key}" for section, keys in sections.items() for key in keys if key == name]
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _keys_at(place: Sequence[str]) -> list[str]:
     """The keys of a section of the spec."""
     model: type[BaseModel] = Spec
@@ -318,7 +355,7 @@ def _keys_at(place: Sequence[str]) -> list[str]:
             model = ClassPaths
             continue
         annotation = model.model_fields[part].annotation
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ClassPath
+        model = annotation if _is_section(annotation) else ClassPath
     return list(model.model_fields)
 
 
@@ -337,7 +374,7 @@ def _problems_with_names(data: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(space, str | Mapping):
         try:
             loaded = catalog.load_space(space)
-        except (SpaceError, InputError) as exc:
+        except InputError as exc:
             yield from exc.problems
         else:
             params = data.get("params")
@@ -359,10 +396,22 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             f"search.sampler is 'grid', but {', '.join(repr(name) for name in space.endless)} in the space can take"
             " endlessly many values; give a step, or use sampler=tpe"
         )
+    elif spec.search.sampler == "grid" and (spec.budget.trials or 0) > space.grid_size():
+        yield (
+            f"budget.trials is {spec.budget.trials}, but the grid has only {space.grid_size()} points; lower it, or"
+            " leave it out (budget.trials=null) for the whole grid"
+        )
+    if resources.gpus_per_worker > 1 and not resources.gpus_per_worker.is_integer():
+        yield (
+            f"resources.gpus_per_worker is {resources.gpus_per_worker:g}; above 1 it is a whole number, because a GPU"
+            " is shared by workers, not a worker's work by parts of GPUs"
+        )
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
-    for name in sorted(set(spec.trainer) & set(TRAINER_ELSEWHERE)):
-        yield f"trainer.{name} is said by {TRAINER_ELSEWHERE[name]} instead"
+    for name, said in TRAINER_ELSEWHERE.items():
+        for place, given in (("", spec.trainer), ("params.trainer.", spec.params), ("space: trainer.", space)):
+            if (f"trainer.{name}" if place else name) in given:
+                yield f"{place or 'trainer.'}{name} is said by {said} instead"
     scheme, is_url, _ = spec.storage.partition("://")
     if is_url and scheme not in STORAGE_SCHEMES:
         yield f"storage is '{spec.storage}'; a URL starts with one of {', '.join(STORAGE_SCHEMES)}"

@@ -89,6 +89,7 @@ class Sweep:
                 name="tune",
                 storage_path=self.folder.ray_url,
                 failure_config=tune.FailureConfig(max_failures=self.spec.failures.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_Loop(self)],
                 verbose=0,
             ),

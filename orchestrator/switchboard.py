@@ -57,7 +57,7 @@ class Switchboard:
             self._interrupted, self._give_up_at = outcome, time.monotonic() + INTERRUPT_TIMEOUT_S
         self._interrupt.set()
         for line in self._lines.values():
-            self._answer(line, Verdict.INTERRUPT)
+            self._answer(line, self._stop())
 
     async def news(self) -> list[Started | Ended | Notice]:
         """What happened since the last call, for the record."""
@@ -91,7 +91,7 @@ class Switchboard:
 
     async def answer(self, slot: str, verdict: Verdict) -> None:
         """Tell the workers, who wait at the end of an epoch, what the scheduler made of it."""
-        self._answer(self._lines[slot], Verdict.INTERRUPT if self._interrupted else verdict)
+        self._answer(self._lines[slot], self._stop() if self._interrupted else verdict)
 
     async def group_failed(self, slot: str, cause: str) -> None:
         """Ray Train says why a worker group is going down; told when its trial turns out to be lost."""
@@ -133,9 +133,11 @@ class Switchboard:
         line = self._lines[slot]
         async with line.changed:
             await line.changed.wait_for(
-                lambda: incarnation not in line.dead
-                and incarnation == line.incarnation
-                and (line.closed or (line.job is not None and line.serial > after))
+                lambda: (
+                    incarnation not in line.dead
+                    and incarnation == line.incarnation
+                    and (line.closed or (line.job is not None and line.serial > after))
+                )
             )
         if line.closed or line.job is None:
             return None
@@ -150,10 +152,12 @@ class Switchboard:
     async def report(self, slot: str, incarnation: str, report: Report) -> Verdict:
         """Hand in an epoch and wait for the scheduler's verdict on it."""
         line = self._lines[slot]
-        if self._interrupted or line.taken_by != incarnation:
+        if line.taken_by != incarnation:
             return Verdict.INTERRUPT
-        line.verdict = asyncio.get_running_loop().create_future()
         line.events.put_nowait(report)
+        if self._interrupted:
+            return self._stop()
+        line.verdict = asyncio.get_running_loop().create_future()
         return await line.verdict
 
     async def ended(self, slot: str, incarnation: str, ended: Ended) -> None:
@@ -179,6 +183,10 @@ class Switchboard:
         """Wait until the sweep is interrupted."""
         await self._interrupt.wait()
         return self._interrupted or Outcome.INTERRUPTED
+
+    def _stop(self) -> Verdict:
+        """What ends a trial at the end of its epoch as the interruption says."""
+        return Verdict.PRUNE if self._interrupted is Outcome.PRUNED else Verdict.INTERRUPT
 
     @staticmethod
     def _lose(line: _Line, lost: Lost) -> None:

@@ -53,8 +53,8 @@ class Trainable:
             if not takers:
                 known = sorted(set().union(*(names or () for names in accepts.values())))
                 problems.append(
-                    f"hyperparameter '{name}' is taken by neither {self._names()}{near_miss(name, known)}"
-                    f" They take: {', '.join(known) or 'none'}"
+                    f"hyperparameter '{name}' is taken by neither {self._names()}{near_miss(name, known) or ';'}"
+                    f" they take: {', '.join(known) or 'none'}"
                 )
             for taker in takers:
                 routed[taker][name] = value

@@ -1,0 +1,131 @@
+"""Fixtures of the tests that run real sweeps: subprocesses, on one real Ray that they share."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROBES = Path(__file__).parent / "probes"
+# Starts a Ray, says where, and ends with it when its standard input is closed.
+HOLD_RAY = """
+import sys
+from orchestrator import cluster
+with cluster.connected():
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment of a user who has no account, no key, and no Ray running."""
+    foreign = ("WANDB_", "RAY_", "NETRC", "TUNE_", "COV_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {"HOME": str(home), "TMPDIR": str(home)}
+
+
+@pytest.fixture(scope="session")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Ray with two CPUs for all sweeps of the session that need no Ray of their own."""
+    home = tmp_path_factory.mktemp("ray")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_RAY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=clean_environment(home) | {"TMPDIR": "/tmp"},  # sockets in it: their paths are short or fail
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    yield holder.stdout.readline().strip()
+    holder.stdin.close()
+    holder.stdout.close()
+    assert holder.wait(120) == 0
+
+
+@dataclass
+class Sweeps:
+    """Runs `python -m orchestrator` as a user would, in a folder of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str, code: int = 0, timeout_s: float = 400) -> str:
+        """Run a command to its end; what it printed, on both streams."""
+        return self.end(self.start(*arguments), code, timeout_s)
+
+    def end(self, process: subprocess.Popen[str], code: int = 0, timeout_s: float = 400) -> str:
+        """Wait for a command's end; what it printed, on both streams."""
+        out, err = process.communicate(timeout=timeout_s)
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}\n{self.logs()}"
+        return out + err
+
+    def results(self, name: str) -> dict[str, Any]:
+        """What `results.json` of a sweep holds."""
+        found: dict[str, Any] = json.loads((self.folder / "results" / name / "results.json").read_text())
+        return found
+
+    def until(self, name: str, condition: Any, timeout_s: float = 300) -> dict[str, Any]:
+        """Wait until a sweep's results fulfil a condition."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            path = self.folder / "results" / name / "results.json"
+            if path.exists() and condition(document := self.results(name)):
+                return document
+            assert self.started[-1].poll() is None, self.end(self.started[-1])
+            time.sleep(0.05)
+        pytest.fail(f"not in {timeout_s} s: {self.logs()}")
+
+    def logs(self) -> str:
+        """The sweeps' logs, for a failing test."""
+        return "\n".join(path.read_text()[-3000:] for path in self.folder.glob("results/*/sweep.log"))
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, ray_address: str) -> Iterator[Sweeps]:
+    """A user's folder with a module of their own in it, on the shared Ray."""
+    yield from _sweeps(tmp_path, {"RAY_ADDRESS": ray_address})
+
+
+@pytest.fixture
+def lone_sweeps(tmp_path: Path) -> Iterator[Sweeps]:
+    """The same on a Ray of its own, which the command starts."""
+    yield from _sweeps(tmp_path, {})
+
+
+def _sweeps(folder: Path, more: dict[str, str]) -> Iterator[Sweeps]:
+    home = folder / "home"
+    home.mkdir()
+    (folder / "probe.py").write_text((PROBES / "probe.py").read_text())
+    runner = Sweeps(folder, clean_environment(home) | more)
+    yield runner
+    for process in runner.started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()

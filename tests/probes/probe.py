@@ -1,0 +1,61 @@
+"""A module that is fast, predictable, and misbehaves on demand: what the end-to-end tests sweep over."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import lightning as L
+import torch
+import wandb
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Probe(L.LightningModule):
+    """Logs `score`, which is `x` times the share of epochs done; what it does besides is its `behaviour`."""
+
+    def __init__(
+        self, x: float = 0.5, behaviour: str = "fine", at_epoch: int = 1, step_s: float = 0.0, folder: str = "."
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
+        (features,) = batch
+        time.sleep(self.hparams.step_s)
+        if self.current_epoch == self.hparams.at_epoch and batch_index == 1:
+            self._misbehave()
+        return self.layer(features).pow(2).mean()
+
+    def on_train_epoch_end(self) -> None:
+        print(f"probe epoch {self.current_epoch}")
+        score = self.hparams.x * (self.current_epoch + 1)
+        if self.hparams.behaviour == "nan" and self.current_epoch == self.hparams.at_epoch:
+            score = float("nan")
+        self.log("score", score)
+        # Users log from wherever they like; on ranks other than 0 this must do nothing.
+        wandb.log({"direct": self.current_epoch})
+        if self.logger is not None:
+            self.logger.experiment.log({"through_logger": self.current_epoch})
+        with (Path(self.hparams.folder) / f"epochs-{self.global_rank}.txt").open("a") as epochs:
+            epochs.write(f"{self.hparams.x} {self.current_epoch + 1} {os.getpid()}\n")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(torch.ones(16, 2)), batch_size=4)
+
+    def _misbehave(self) -> None:
+        once = Path(self.hparams.folder) / f"{self.hparams.behaviour}-{self.hparams.x}"
+        match self.hparams.behaviour:
+            case "raise":
+                raise ValueError("the probe raises")
+            case "raise_on_rank_1" if self.global_rank == 1:
+                raise ValueError("the probe raises on rank 1")
+            case "kill" | "kill_once" if not (self.hparams.behaviour == "kill_once" and once.exists()):
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(3600)

@@ -1,0 +1,185 @@
+"""Real sweeps: real Ray, real worker processes, the real W&B SDK, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Sweeps
+
+pytestmark = pytest.mark.timeout(900)
+
+PROBE = ("trainable=probe:Probe", "metric=score", "goal=maximize", "search.seed=1", "tracking.mode=offline")
+
+
+def space(**parameters: Any) -> str:
+    return f"space={json.dumps(parameters)}"
+
+
+def options(*values: Any) -> dict[str, Any]:
+    return {"options": list(values)}
+
+
+def trained(folder: Path, rank: int = 0) -> Counter[tuple[str, str]]:
+    """How often each (x, epoch) was trained to its end on a rank."""
+    lines = (folder / f"epochs-{rank}.txt").read_text().splitlines()
+    return Counter((line.split()[0], line.split()[1]) for line in lines)
+
+
+def offline_runs(folder: Path, name: str) -> list[str]:
+    """The W&B run ids on disk, one for each run folder."""
+    return sorted(path.name.split("-", 3)[3] for path in (folder / "results" / name / "wandb").glob("offline-run-*"))
+
+
+def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
+    printed = lone_sweeps.run("search", "name=first", "budget.trials=4", "search.seed=0")
+    results = lone_sweeps.results("first")
+    assert results["status"] == "finished"
+    assert [trial["number"] for trial in results["trials"]] == [0, 1, 2, 3]
+    assert results["best"]["value"] > 0.9
+    assert Path(results["best"]["checkpoint"]).is_file()
+    assert offline_runs(lone_sweeps.folder, "first").count("first-0") >= 1
+    for said in ("4/4 trials", "best: trial", results["best"]["checkpoint"], "results.json", "wandb sync"):
+        assert said in printed
+    for noise in ("Traceback", "Warning", "(raylet)", "INFO"):
+        assert noise not in printed
+    loaded = lone_sweeps.run("best", "first", "--download", "winner")
+    assert "downloaded" in loaded
+    from trainables.digits import DigitsNet
+
+    (checkpoint,) = (lone_sweeps.folder / "winner").iterdir()
+    net = DigitsNet.load_from_checkpoint(checkpoint)
+    assert net.hparams.channels == results["best"]["params"]["channels"]
+
+
+def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
+    sweeps.run(
+        "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
+        "failures.stall_timeout_s=8", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
+        f"params.folder={sweeps.folder}", "params.x=0.25",
+        space(behaviour=options("fine", "raise", "nan", "kill_once", "kill", "hang")),
+    )  # fmt: skip
+    trials = {trial["params"]["behaviour"]: trial for trial in sweeps.results("bad")["trials"]}
+    assert {name: trial["state"] for name, trial in trials.items()} == {
+        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "kill_once": "COMPLETE", "kill": "FAIL", "hang": "FAIL",
+    }  # fmt: skip
+    assert trials["fine"]["value"] == trials["kill_once"]["value"] == 0.75
+    assert trials["raise"]["error"] == "ValueError: the probe raises"
+    assert "score is nan at epoch 2" in trials["nan"]["error"]
+    assert "failures.stall_timeout_s" in trials["hang"]["error"]
+    assert trials["kill"]["error"]
+    number = trials["hang"]["number"]
+    stacks = (sweeps.folder / "results" / "bad" / "trials" / str(number) / "error-1.txt").read_text()
+    assert "_misbehave" in stacks
+    # The killed trial went on from epoch 1: nothing that was checkpointed is trained again.
+    assert trained(sweeps.folder)["0.25", "1"] == len(trials)
+    assert set(offline_runs(sweeps.folder, "bad")) == {f"bad-{number}" for number in range(len(trials))}
+
+
+def test_a_warm_group_keeps_its_processes_and_isolation_gives_new_ones(sweeps: Sweeps) -> None:
+    for isolation, processes in (("group", 1), ("process", 3)):
+        sweeps.run(
+            "search", *PROBE, f"name={isolation}", f"isolation={isolation}", "search.sampler=grid",
+            "schedule.scheduler=none", "schedule.max_epochs=1", "resources.concurrency=1",
+            f"params.folder={sweeps.folder}", space(x=options(0.25, 0.5, 0.75)),
+        )  # fmt: skip
+        lines = (sweeps.folder / "epochs-0.txt").read_text().splitlines()[-3:]
+        assert len({line.split()[2] for line in lines}) == processes
+
+
+def test_a_metric_that_is_not_logged_ends_the_sweep_at_once(sweeps: Sweeps) -> None:
+    printed = sweeps.run("search", *PROBE, "name=none", "metric=scroe", space(x=options(0.25, 0.5)), code=2)
+    assert "metric is 'scroe', which the module does not log; did you mean 'score'? it logs: score" in printed
+    assert sweeps.results("none")["status"] == "failed"
+
+
+def test_too_many_failed_trials_end_the_sweep(sweeps: Sweeps) -> None:
+    printed = sweeps.run(
+        "search", *PROBE, "name=failing", "failures.max_failed=2", "failures.retries=0", "params.behaviour=raise",
+        "params.at_epoch=0", f"params.folder={sweeps.folder}", "resources.concurrency=1",
+        space(x={"low": 0.0, "high": 1.0, "type": "float"}), code=1,
+    )  # fmt: skip
+    assert "2 trials failed (failures.max_failed=2); the last: ValueError: the probe raises" in printed
+    assert [trial["state"] for trial in sweeps.results("failing")["trials"]] == ["FAIL", "FAIL"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_resume_goes_on(sweeps: Sweeps, number: signal.Signals) -> None:
+    arguments = slow_sweep(sweeps, "stopped", epochs=4)
+    process = sweeps.start("search", *arguments)
+    sweeps.until("stopped", lambda found: any(1 < trial["epochs"] < 4 for trial in found["trials"]))
+    process.send_signal(number)
+    printed = sweeps.end(process, code=128 + number)
+    assert "resume" in printed
+    before = sweeps.results("stopped")
+    assert before["status"] == "interrupted"
+    assert "RUNNING" in {trial["state"] for trial in before["trials"]}
+    assert "interrupted" in sweeps.run("status", "stopped")
+    sweeps.run("resume", "stopped")
+    assert_whole(sweeps, "stopped", trials=3, epochs=4)
+
+
+@pytest.mark.parametrize("moment", ["before the first epoch", "in mid-trial", "between trials"])
+def test_a_killed_sweep_resumes_where_it_was(lone_sweeps: Sweeps, moment: str) -> None:
+    sweeps = lone_sweeps
+    arguments = slow_sweep(sweeps, "killed", epochs=3)
+    process = sweeps.start("search", *arguments)
+    conditions = {
+        "before the first epoch": lambda found: bool(found["trials"]),
+        "in mid-trial": lambda found: any(trial["epochs"] == 2 for trial in found["trials"]),
+        "between trials": lambda found: any(trial["state"] == "COMPLETE" for trial in found["trials"]),
+    }
+    sweeps.until("killed", conditions[moment])
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    document = json.loads(sweeps.run("status", "killed", "--json"))
+    assert document["status"] == "dead"
+    done = {trial["number"] for trial in document["trials"] if trial["state"] == "COMPLETE"}
+    sweeps.run("resume", "killed")
+    assert_whole(sweeps, "killed", trials=3, epochs=3)
+    epochs = trained(sweeps.folder)
+    for trial in sweeps.results("killed")["trials"]:
+        if trial["number"] in done:
+            assert all(epochs[str(trial["params"]["x"]), str(epoch)] == 1 for epoch in range(1, 4))
+
+
+def test_a_budget_can_be_raised_and_a_name_is_taken(sweeps: Sweeps) -> None:
+    arguments = [*PROBE, "name=more", "schedule.max_epochs=1", space(x={"type": "float", "low": 0.0, "high": 1.0})]
+    sweeps.run("search", *arguments, "budget.trials=2")
+    assert "exists already" in sweeps.run("search", *arguments, "budget.trials=2", code=2)
+    first = sweeps.results("more")["trials"]
+    sweeps.run("resume", "more", "budget.trials=4")
+    trials = sweeps.results("more")["trials"]
+    assert trials[:2] == first
+    assert len({trial["params"]["x"] for trial in trials}) == 4
+
+
+def slow_sweep(sweeps: Sweeps, name: str, epochs: int) -> list[str]:
+    return [
+        *PROBE, f"name={name}", "search.sampler=grid", "schedule.scheduler=none", f"schedule.max_epochs={epochs}",
+        f"params.folder={sweeps.folder}", "params.step_s=0.2", "resources.concurrency=1",
+        space(x=options(0.25, 0.5, 0.75)),
+    ]  # fmt: skip
+
+
+def assert_whole(sweeps: Sweeps, name: str, trials: int, epochs: int) -> None:
+    """No trial lost, none twice, every curve whole, the same W&B runs."""
+    document = sweeps.results(name)
+    assert document["status"] == "finished"
+    assert [trial["number"] for trial in document["trials"]] == list(range(trials))
+    assert {trial["state"] for trial in document["trials"]} == {"COMPLETE"}
+    assert {trial["epochs"] for trial in document["trials"]} == {epochs}
+    assert all(trial["value"] == pytest.approx(trial["params"]["x"] * epochs) for trial in document["trials"])
+    assert len({trial["params"]["x"] for trial in document["trials"]}) == trials
+    assert set(offline_runs(sweeps.folder, name)) == {f"{name}-{number}" for number in range(trials)}
+    ledger = (sweeps.folder / "results" / name / "ledger.journal").read_text().splitlines()
+    reported = Counter(
+        (entry["trial_id"], entry["step"]) for entry in map(json.loads, ledger) if "intermediate_value" in entry
+    )
+    assert reported == {(number, epoch): 1 for number in range(trials) for epoch in range(1, epochs + 1)}
+    assert not [path for path in os.listdir(sweeps.environment["TMPDIR"]) if path.startswith("orchestrator-")]
