@@ -56,6 +56,25 @@ def _workers(gpus_each: float, gpus: float) -> int:
     return _whole(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * _whole(1 / gpus_each)
 
 
+def slots_to_start(*, ready: int, remaining_trials: int, trial_s: float, start_s: float, cpus: int) -> int:
+    """How many slots may be starting now, besides the `ready` ones.
+
+    A slot's start keeps more than one core busy for as long as several short trials take. A few start at once, by the
+    cores there are; more when those that are ready would still be at work in twice the time that a start takes.
+
+    Args:
+        ready: slots that have begun a trial.
+        remaining_trials: trials that have not ended.
+        trial_s: seconds of a trial so far, the longest or the mean.
+        start_s: seconds the first slot took to start.
+        cpus: cores of the machine that carries the slots.
+    """
+    first = max(1, cpus // 4)
+    if not ready:
+        return first
+    return remaining_trials if remaining_trials * trial_s / ready > 2 * start_s else max(0, first - ready)
+
+
 def _whole(ratio: float) -> int:
     """The whole part, where 2 / 0.1 is 20 in spite of floating point."""
     return int(ratio + 1e-9)

@@ -144,10 +144,10 @@ def _run(run: Callable[[], object]) -> int:
 def _dry_run(spec: Spec) -> int:
     from orchestrator import capacity, cluster
 
-    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.budget.trials or 0)
+    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.trials)
     print(spec.to_yaml())
     _print_rows([("space", ""), *((f"  {name}", text) for name, text in spec.load_space().rows())])
-    print(f"\n{spec.budget.trials} trials, {at_once.trials} at once: {at_once.reason}")
+    print(f"\n{spec.trials} trials, {at_once.trials} at once: {at_once.reason}")
     return 0
 
 

@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed that much sooner
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints belong to the trial's W&B run
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: a busy laptop takes longer to import torch
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's module mean what they mean in their shell
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,10 +36,10 @@ def prepare_environment() -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     # Unset, heads and clients decide by themselves, and not alike (field notes on ray 2.60): a cluster of our own is
     # on this machine only and has no authentication; for any other, the user's setting or token file decides.
-    if not os.environ.get("RAY_ADDRESS"):
+    if not is_given():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine does not announce its end
     token = Path("~/.ray/auth_token").expanduser().exists() or "RAY_AUTH_TOKEN" in os.environ
-    mode = "token" if os.environ.get("RAY_ADDRESS") and token else "disabled"
+    mode = "token" if is_given() and token else "disabled"
     os.environ.setdefault("RAY_AUTH_MODE", mode)
 
 
@@ -49,7 +50,7 @@ def capacity() -> dict[str, float]:
         SweepError: `RAY_ADDRESS` names a cluster that cannot be reached.
     """
     prepare_environment()
-    if not os.environ.get("RAY_ADDRESS"):
+    if not is_given():
         return _machine()
     with connected():
         import ray
@@ -74,31 +75,51 @@ def connected() -> Iterator[None]:
         yield
         return
     try:
-        if address := os.environ.get("RAY_ADDRESS"):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if is_given():
+            ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR)
         else:
-            have = _machine()
-            # Ray Train's helpers look for *a* Ray on this machine and take the newest; this one must be theirs, or
-            # they ask it about trials of another sweep, are told of none, and free what those have reserved.
-            port = _free_port()
-            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+            _start()
+    except Exception as exc:  # what ray.init raises is often just that: Exception
+        where = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if is_given() else "this machine"
+        raise SweepError(f"no Ray at {where}: {exc}") from exc
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_given() -> bool:
+    """Whether the user named a cluster."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _start() -> None:
+    """Start a Ray on this machine; once more where it takes longer than Ray itself waits, as on a busy machine."""
+    import ray
+
+    have = _machine()
+    for last in (False, True):
+        # Ray Train's helpers look for *a* Ray on this machine and take the newest; this one must be theirs, or they
+        # ask it about trials of another sweep, are told of none, and free what those have reserved.
+        port = _free_port()
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        try:
             ray.init(
-                dashboard_port=port,
                 address="local",
                 num_cpus=int(have["CPU"]),
                 num_gpus=int(have["GPU"]),
                 resources={HEAD: 1},
                 include_dashboard=True,  # its State API frees what dead trials had reserved
+                dashboard_port=port,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as exc:
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise SweepError(f"no Ray cluster at {where} (RAY_ADDRESS): {exc}") from exc
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        except Exception as exc:
+            ray.shutdown()
+            if last or "timed out during startup" not in str(exc):
+                raise
+        else:
+            return
 
 
 def _free_port() -> int:

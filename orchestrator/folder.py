@@ -16,7 +16,7 @@ import fcntl
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -234,7 +234,8 @@ class SweepFolder:
             raise StorageError(f"{self.show(path)} cannot be written: {exc}") from exc
         finally:
             if self.is_local:
-                Path(beside).unlink(missing_ok=True)
+                with suppress(OSError):  # moved away, or never made
+                    Path(beside).unlink()
 
 
 def sweeps_in(storage: str) -> list[str]:

@@ -29,9 +29,6 @@ from orchestrator.space import Choice, Float, Parameter, Space
 from orchestrator.spec import Spec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-# What is marked experimental here has been in Optuna since 3.x; each is covered by a test.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
 STATES = {
     Outcome.COMPLETE: TrialState.COMPLETE,
     Outcome.PRUNED: TrialState.PRUNED,
@@ -79,7 +76,10 @@ class Ledger:
             StorageError: there is none, or it cannot be read.
         """
         self._spec, self._space = spec, spec.load_space()
-        folder.pull(folder.ledger.name)
+        if create:
+            folder.ledger.unlink(missing_ok=True)  # of a sweep that was killed before it had begun
+        else:
+            folder.pull(folder.ledger.name)
         if not create and not folder.ledger.is_file():
             raise StorageError(f"{folder.show(folder.ledger.name)} is missing: there is no record of this sweep")
         if not read_only and not create:
@@ -100,9 +100,12 @@ class Ledger:
             raise StorageError(f"{folder.ledger} cannot be read as an Optuna journal: {exc}") from exc
         trials = self._study.get_trials(deepcopy=False)
         if not read_only:
-            if self._study.metric_names is None:
-                self._study.set_metric_names([spec.metric])
-            self._study.sampler = _sampler(spec, self._space, seen=len(trials))
+            with warnings.catch_warnings():
+                # What is marked experimental here has been in Optuna since 3.x; each is covered by a test.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                if self._study.metric_names is None:
+                    self._study.set_metric_names([spec.metric])
+                self._study.sampler = _sampler(spec, self._space, seen=len(trials))
             for trial in trials:
                 if trial.state is TrialState.RUNNING and "seed" not in trial.user_attrs:
                     self._propose(self._trial(trial.number))

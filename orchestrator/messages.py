@@ -48,7 +48,7 @@ class Started:
     """A trial's workers have begun."""
 
     number: int
-    attempt: int
+    slot: str
     wandb_run: str | None
     """The run's URL where it is online, else its folder, relative to the sweep's; None where there is no run."""
 

@@ -30,10 +30,12 @@ def trial_seed(sweep_seed: int, number: int) -> int:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` was probably meant to be, whatever its case; None where nothing is close."""
-    spelt = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), spelt, n=1)
-    return spelt[close[0]] if close else None
+    """The known name that `word` was probably meant to be, if need be in another case; None where nothing is close."""
+    as_written = {name: name for name in known}
+    for spelt, sought in ((as_written, word), ({name.lower(): name for name in as_written}, word.lower())):
+        if close := difflib.get_close_matches(sought, spelt, n=1):
+            return spelt[close[0]]
+    return None
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:

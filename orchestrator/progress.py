@@ -29,7 +29,7 @@ class Progress:
 
     def __init__(self, console: Console, spec: Spec, ledger: Ledger) -> None:
         self.console, self.spec, self.ledger = console, spec, ledger
-        self.total = spec.budget.trials or 0
+        self.total = spec.trials
         self._began = time.monotonic()
         self._first_began: float | None = None
         self._ended_before = self._ended()
@@ -120,7 +120,7 @@ def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) 
     """Show a sweep's progress while the block runs, as the output allows."""
     console = make_console()
     new = "resuming" if ledger.records else "sweep"
-    console.print(f"{new} {spec.name}: {spec.budget.trials} trials, {at_once.trials} at once; {folder.show('')}")
+    console.print(f"{new} {spec.name}: {spec.trials} trials, {at_once.trials} at once; {folder.show('')}")
     if not console.is_terminal:
         console.print("starting workers ...")
     if not console.is_terminal:

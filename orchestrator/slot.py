@@ -32,6 +32,9 @@ POLL_S = 2.0
 class Slot(tune.Trainable):
     """Runs trials one after the other on one worker group."""
 
+    _job: Job
+    _report: Report | None
+
     def setup(self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None) -> None:
         """Start the worker group; `spec` is the sweep's resolved spec as YAML."""
         self._board, self._spec_text, self._sweep_id = board, spec, sweep_id
@@ -60,7 +63,8 @@ class Slot(tune.Trainable):
                     return self._result(event)
                 case Ended():
                     self._live = False
-                    self._abandon = event.outcome is Outcome.INTERRUPTED
+                    # So ended by the workers themselves, a trial was cut short in mid-step.
+                    self._abandon = event.outcome in (Outcome.INTERRUPTED, Outcome.PRUNED)
                     return self._result(event, done=True)
                 case Lost():
                     self._live = False

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
 
@@ -83,7 +84,7 @@ class Search(_Section):
 
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """Optuna's TPE, random search, or every point of a finite space once."""
-    seed: Whole | None = Field(None, ge=0, lt=2**32)
+    seed: Whole | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the proposals and, with a trial's number, of every trial; drawn and recorded where none is given."""
 
 
@@ -92,31 +93,31 @@ class Schedule(_Section):
 
     scheduler: Literal["asha", "none"] = "asha"
     """Asynchronous successive halving (Li et al., 2020), or every trial to the end."""
-    max_epochs: Whole = Field(9, ge=1)
+    max_epochs: Whole = Field(default=9, ge=1)
     """Epochs of a trial that is not stopped."""
-    grace_epochs: Whole = Field(1, ge=1)
+    grace_epochs: Whole = Field(default=1, ge=1)
     """Epochs before a trial can be stopped; ASHA's first rung."""
-    reduction_factor: Number = Field(3, gt=1)
+    reduction_factor: Number = Field(default=3, gt=1)
     """Of the trials that reach a rung, about one in this many goes on."""
 
 
 class Budget(_Section):
     """When the sweep is over."""
 
-    trials: Whole | None = Field(None, ge=1)
+    trials: Whole | None = Field(default=None, ge=1)
     """How many trials are run; the whole grid for a grid, 20 otherwise, where none is given."""
-    wall_time_s: Number | None = Field(None, gt=0)
+    wall_time_s: Number | None = Field(default=None, gt=0)
     """Seconds after which nothing new starts and what runs is stopped as pruned; counted anew on resume."""
 
 
 class Resources(_Section):
     """What one trial gets, and how many run at once."""
 
-    workers: Whole = Field(1, ge=1)
+    workers: Whole = Field(default=1, ge=1)
     """Worker processes (ranks) of a trial."""
-    cpus_per_worker: Number = Field(1, gt=0)
+    cpus_per_worker: Number = Field(default=1, gt=0)
     """CPUs of a worker; fractions are allowed."""
-    gpus_per_worker: Number = Field(0, ge=0)
+    gpus_per_worker: Number = Field(default=0, ge=0)
     """GPUs of a worker; a fraction shares one GPU between trials."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = "32-true"
     """Lightning's precision."""
@@ -129,18 +130,18 @@ class Resources(_Section):
 class Failures(_Section):
     """What a failure costs."""
 
-    retries: Whole = Field(1, ge=0)
+    retries: Whole = Field(default=1, ge=0)
     """How often a trial is tried again, from its last checkpoint, before it is FAIL."""
-    max_failed: Whole | None = Field(5, ge=1)
+    max_failed: Whole | None = Field(default=5, ge=1)
     """The sweep ends when this many trials have failed; null for never."""
-    stall_timeout_s: Number = Field(1800, gt=0)
+    stall_timeout_s: Number = Field(default=1800, gt=0)
     """A worker that finishes no training or validation step for so long is killed, and the trial retried."""
 
 
 class Tracking(_Section):
     """The trial's Weights & Biases run."""
 
-    project: str = Field("orchestrator", min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
+    project: str = Field(default="orchestrator", min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
     """W&B project."""
     entity: str | None = None
     """W&B team or user; the key's default where none is given."""
@@ -155,7 +156,7 @@ class Checkpoints(_Section):
 
     keep: Literal["best", "best_and_last", "all", "none"] = "best_and_last"
     """Which checkpoints of a trial, in storage and as artifacts of its run."""
-    keep_trials: Whole | None = Field(None, ge=1)
+    keep_trials: Whole | None = Field(default=None, ge=1)
     """Of how many trials, best first, checkpoints stay in storage; null for all."""
 
 
@@ -185,12 +186,20 @@ class Spec(_Section):
     checkpoints: Checkpoints = Checkpoints()
     trainer: dict[str, Any] = {}
     """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`."""
-    storage: str = Field("./results", min_length=1)
+    storage: str = Field(default="./results", min_length=1)
     """The folder, or any URL that pyarrow knows, in which the sweep gets its own folder."""
 
     def load_space(self) -> Space:
         """The search space."""
         return catalog.load_space(self.space)
+
+    @cached_property
+    def trials(self) -> int:
+        """How many trials there will be: as the budget says, but never more than a grid has points."""
+        if self.search.sampler == "grid":
+            points = self.load_space().grid_size()
+            return min(points, self.budget.trials or points)
+        return self.budget.trials or DEFAULT_TRIALS
 
     @classmethod
     def from_yaml(cls, text: str) -> Spec:
@@ -202,9 +211,10 @@ class Spec(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-# Arguments of Lightning's Trainer that the spec says elsewhere, or that the sweep must hold itself, and where to say them.
+# Arguments of Lightning's Trainer that the spec says elsewhere, or that are the sweep's own, and where to say them.
 TRAINER_ELSEWHERE = {
     "max_epochs": "schedule.max_epochs",
+    "min_epochs": "schedule.grace_epochs",
     "precision": "resources.precision",
     "strategy": "resources.strategy",
     "devices": "resources.workers",
@@ -260,10 +270,7 @@ def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
 
 
 def resolve(spec: Spec, now: datetime) -> Spec:
-    """Fill in everything that is decided once: the name, the seed, how many trials, the tracking mode."""
-    trials = spec.budget.trials
-    if trials is None:
-        trials = spec.load_space().grid_size() if spec.search.sampler == "grid" else DEFAULT_TRIALS
+    """Fill in everything that is decided once: the name, the seed, the tracking mode."""
     trainable = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
     seed = spec.search.seed
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
@@ -271,7 +278,6 @@ def resolve(spec: Spec, now: datetime) -> Spec:
         update={
             "name": spec.name or sweep_name(trainable, now),
             "search": spec.search.model_copy(update={"seed": seed}),
-            "budget": spec.budget.model_copy(update={"trials": trials}),
             "tracking": spec.tracking.model_copy(update={"mode": tracking_mode(spec.tracking.mode, os.environ)}),
             "storage": spec.storage if "://" in spec.storage else str(Path(spec.storage).expanduser().resolve()),
         }
@@ -395,11 +401,6 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         yield (
             f"search.sampler is 'grid', but {', '.join(repr(name) for name in space.endless)} in the space can take"
             " endlessly many values; give a step, or use sampler=tpe"
-        )
-    elif spec.search.sampler == "grid" and (spec.budget.trials or 0) > space.grid_size():
-        yield (
-            f"budget.trials is {spec.budget.trials}, but the grid has only {space.grid_size()} points; lower it, or"
-            " leave it out (budget.trials=null) for the whole grid"
         )
     if resources.gpus_per_worker > 1 and not resources.gpus_per_worker.is_integer():
         yield (

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from datetime import datetime
 from types import FrameType
 from typing import Any, Protocol
 
@@ -55,6 +57,8 @@ class Sweep:
         self._interrupted = False
         self._waiting = [record for record in ledger.records if record.state == "RUNNING"]
         self._live: dict[str, int] = {}
+        self._slots: set[str] = set()
+        self._start_s = 0.0
         self._open_runs: set[int] = set()
         self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
         self._dropped: set[int] = set()
@@ -94,8 +98,7 @@ class Sweep:
                 verbose=0,
             ),
         )
-        with self._signals():
-            tuner.fit()
+        tuner.fit()
         self._hear_news()
         self._end()
 
@@ -109,18 +112,30 @@ class Sweep:
     def propose(self, tune_id: str, concurrency: int) -> dict[str, Any] | str | None:
         """The next trial's config; None while enough run, `Searcher.FINISHED` when there will be no more."""
         if self._interrupted:
-            return Searcher.FINISHED
-        if len(self._live) >= concurrency:
+            return str(Searcher.FINISHED)
+        if len(self._live) >= min(concurrency, len(self._slots) + self._slots_to_start()):
             return None
         if self._waiting:
             record = self._waiting.pop(0)
-        elif len(self.ledger.records) < (self.spec.budget.trials or 0):
+        elif len(self.ledger.records) < self.spec.trials:
             record = self.ledger.ask()
         else:
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         self._live[tune_id] = record.number
         self._changed(record)
         return {"number": record.number, "params": dict(record.params), "seed": record.seed}
+
+    def _slots_to_start(self) -> int:
+        records, now = self.ledger.records, datetime.now().astimezone()
+        took_s = [((record.ended or now) - record.started).total_seconds() for record in records if record.started]
+        ended = sum(record.state != "RUNNING" for record in records)
+        return capacity.slots_to_start(
+            ready=len(self._slots),
+            remaining_trials=self.spec.trials - ended,
+            trial_s=statistics.fmean(took_s) if took_s else 0.0,
+            start_s=self._start_s,
+            cpus=os.cpu_count() or 1,
+        )
 
     def reported(self, report: Report) -> None:
         """A trial reported an epoch, and goes on."""
@@ -138,11 +153,8 @@ class Sweep:
             case None:
                 ended = Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
         record = self.ledger.end(ended)
-        if ended.outcome is Outcome.FAILED:
+        if record.state == "FAIL":
             self._failed(ended)
-        elif failures.ends_sweep(ended.outcome):
-            error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
-            self._stop(Status.FAILED, error(ended.error or ""))
         if isinstance(event, Ended):
             self._settled.add(number)
         self._changed(record)
@@ -169,6 +181,8 @@ class Sweep:
         for news in ray.get(self._board.news.remote()):
             match news:
                 case Started():
+                    self._start_s = self._start_s or time.monotonic() - self._began
+                    self._slots.add(news.slot)
                     self._changed(self.ledger.start(news))
                 case Ended():
                     self._settled.add(news.number)
@@ -187,7 +201,10 @@ class Sweep:
         if not ended.run_closed:
             self._wandb("close_dead", ended.number, ended.error or "")
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
-        if failures.too_many(failed=failed, max_failed=self.spec.failures.max_failed):
+        if failures.ends_sweep(ended.outcome):
+            error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
+            self._stop(Status.FAILED, error(ended.error or ""))
+        elif failures.too_many(failed=failed, max_failed=self.spec.failures.max_failed):
             why = f"{failed} trials failed (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
             self._stop(Status.FAILED, SweepError(why))
 
@@ -246,7 +263,7 @@ class Sweep:
             self._view.notice(f"W&B run of trial {number} could not be brought up to date: {str(exc).splitlines()[-1]}")
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         """The first Ctrl-C or SIGTERM stops cleanly; a second one at once: the ledger is whole at any moment."""
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -332,12 +349,14 @@ def start(spec: Spec, view_of: Any) -> Sweep:
             f"name is '{spec.name}', and {folder.show('')} exists already; `python -m orchestrator resume {spec.name}`"
             " goes on with it, or give another name"
         )
-    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.budget.trials or 0)
-    folder.create()
     with ExitStack() as stack:
+        at_once = _at_once(spec, stack)
+        folder.create()
         stack.enter_context(folder.locked())
-        folder.write_text("sweep.yaml", spec.to_yaml())
-        return _run(spec, folder, Ledger(folder, spec, create=True), at_once, view_of, stack)
+        ledger = Ledger(folder, spec, create=True)
+        results.write(folder, results.build(spec, folder, [], Status.RUNNING))
+        folder.write_text("sweep.yaml", spec.to_yaml())  # last: from now on there is a sweep, and it can be resumed
+        return _run(spec, folder, ledger, at_once, view_of, stack)
 
 
 def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
@@ -347,11 +366,18 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
         InputError: it still runs.
         SweepError: it ended badly.
     """
-    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.budget.trials or 0)
     with ExitStack() as stack:
+        at_once = _at_once(spec, stack)
         stack.enter_context(folder.locked())
         folder.write_text("sweep.yaml", spec.to_yaml())
         return _run(spec, folder, Ledger(folder, spec), at_once, view_of, stack)
+
+
+def _at_once(spec: Spec, stack: ExitStack) -> capacity.Concurrency:
+    """How many trials will run at once; a cluster that was named is connected to for it, none is started."""
+    if cluster.is_given():
+        stack.enter_context(cluster.connected())
+    return capacity.concurrency(spec.resources, cluster.capacity(), spec.trials)
 
 
 def _run(
@@ -360,6 +386,7 @@ def _run(
     view = stack.enter_context(view_of(spec, folder, ledger, at_once))
     stack.enter_context(_logging_to(folder))
     sweep = Sweep(spec, folder, ledger, view)
+    stack.enter_context(sweep.signals())
     stack.enter_context(cluster.connected())
     sweep.run(at_once.trials)
     return sweep

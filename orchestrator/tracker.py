@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.credentials import Mode, tracking_mode
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Job, Outcome, Report
+from orchestrator.messages import Job, Outcome, Report, first_line
 from orchestrator.naming import run_id
 from orchestrator.spec import Spec
 
 # Seconds to wait for the server before a run goes on offline; W&B's own default is 90.
 INIT_TIMEOUT_S = 20.0
+# Seconds that the end of a trial waits for uploads; what is not up by then is on disk.
+FINISH_TIMEOUT_S = 60.0
 
 # Outcomes that a run ends with exit code 0 for: the trial did what it was asked to.
 GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.DIVERGED, Outcome.PAUSED}
@@ -35,7 +38,7 @@ class Tracker:
         self._spec, self._folder, self._sweep_id = spec, folder, sweep_id
         self._rank, self._notify = rank, notify
         self._run: Any = None
-        self._mode = spec.tracking.mode
+        self._mode: Mode = tracking_mode(spec.tracking.mode, os.environ)
         prepare_environment(folder)
 
     def open(self, job: Job) -> str | None:
@@ -90,16 +93,18 @@ class Tracker:
         if self._run is None or self._rank != 0:
             return
         run, self._run = self._run, None
-        _sign(run, outcome, error)
-        if report is not None:
-            run.summary.update({"best_epoch": report.best_epoch, "epochs": report.epoch})
-        for path, aliases in checkpoints.items():
-            self._log_artifact(run, path, aliases, report)
-        if outcome is Outcome.INTERRUPTED:
-            run.mark_preempting()
-        directory = Path(run.dir).parent
-        run.finish(exit_code=0 if outcome in GOOD else 1)
-        self._folder.upload_tree(directory, f"wandb/{directory.name}")
+        try:
+            _sign(run, outcome, error)
+            if report is not None:
+                run.summary.update({"best_epoch": report.best_epoch, "epochs": report.epoch})
+            for path, aliases in checkpoints.items():
+                self._log_artifact(run, path, aliases, report)
+            if outcome is Outcome.INTERRUPTED:
+                run.mark_preempting()
+            self._finish(run, exit_code=0 if outcome in GOOD else 1)
+        except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does; the trial itself is done
+            where = self._folder.show("wandb")
+            self._notify(f"W&B run {run.id} is incomplete on the server ({first_line(exc)}); `wandb sync {where}/...`")
 
     def close_dead(self, number: int, error: str) -> None:
         """Close the run of a trial whose workers died without doing so, as failed."""
@@ -114,6 +119,9 @@ class Tracker:
             return
         run = self._init(number, {})
         change(run)
+        self._finish(run, exit_code)
+
+    def _finish(self, run: Any, exit_code: int) -> None:
         directory = Path(run.dir).parent
         run.finish(exit_code=exit_code)
         self._folder.upload_tree(directory, f"wandb/{directory.name}")
@@ -136,6 +144,7 @@ class Tracker:
             settings=wandb.Settings(
                 sweep_id=self._sweep_id if self._mode == "online" else None,
                 init_timeout=INIT_TIMEOUT_S,
+                finish_timeout=FINISH_TIMEOUT_S,
                 console="wrap",
                 silent=True,
                 x_save_requirements=False,  # 0.1 s a trial, for a list that is the same for every trial
@@ -146,7 +155,7 @@ class Tracker:
     def _log_artifact(self, run: Any, path: str, aliases: Sequence[str], report: Report | None) -> None:
         import wandb
 
-        metadata = {"sweep": self._spec.name, "metric": self._spec.metric, "path": self._folder.show(path)}
+        metadata: dict[str, Any] = {"sweep": self._spec.name, "metric": self._spec.metric, "path": self._folder.show(path)}
         if report is not None:
             metadata |= {"epoch": report.epoch if "latest" in aliases else report.best_epoch}
         artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)

@@ -47,6 +47,12 @@ class Trainable:
             part, _, rest = name.partition(".")
             if rest and part in PARTS:
                 routed[part][rest] = value
+                taken = accepts.get(part)
+                if taken is not None and rest not in taken:
+                    problems.append(
+                        f"hyperparameter '{name}': {self._name_of(part)} takes no '{rest}'{near_miss(rest, taken) or ';'}"
+                        f" it takes: {', '.join(sorted(taken)) or 'none'}"
+                    )
                 continue
             takers = [part for part, names in accepts.items() if names is not None and name in names]
             takers = takers or [part for part, names in accepts.items() if names is None][:1]
@@ -61,6 +67,10 @@ class Trainable:
         if problems:
             raise SpecError(problems)
         return routed
+
+    def _name_of(self, part: str) -> str:
+        build = self.model if part == "model" else self.data
+        return getattr(build, "__name__", repr(build)) if build else "the data module, of which there is none,"
 
     def _names(self) -> str:
         parts = [part for part in (self.model, self.data) if part is not None]

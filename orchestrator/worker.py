@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -59,7 +58,7 @@ class Worker:
     def __init__(self, spec: Spec, sweep_id: str | None, board: Any, slot: str) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        rank_zero_only.rank = self.rank  # Lightning reads it from the environment at import (Lightning#11380)
+        vars(rank_zero_only)["rank"] = self.rank  # Lightning reads it from the environment at import (Lightning#11380)
         self._spec, self._board, self._slot = spec, board, slot
         self._incarnation = self._agree_on_incarnation()
         self._folder = SweepFolder(spec.storage, spec.name or "")
@@ -107,7 +106,7 @@ class Worker:
         data = self._data.of(trainable.data, routed["data"])
         wandb_run = self._tracker.open(job)
         if self.rank == 0:
-            self._say("started", Started(number=job.number, attempt=job.attempt, wandb_run=wandb_run))
+            self._say("started", Started(number=job.number, slot=self._slot, wandb_run=wandb_run))
         reporter = Reporter(self, job, self._spec, self._folder, self._watch, routed["model"], scratch)
         trainer = self._trainer(reporter, scratch, routed["trainer"])
         with contextlib.suppress(Interrupted):
@@ -160,7 +159,7 @@ class Worker:
         """Say why this worker is about to go down with its group, and close the trial's run."""
         error = str(exc) if isinstance(exc, InputError) else first_line(exc)
         where = f"rank {self.rank}: " if self.world_size > 1 else ""
-        self._folder.write_text(f"trials/{job.number}/error-{job.attempt}.txt", traceback.format_exc())
+        self._leave_behind(job, traceback.format_exc())
         self._tracker.close(Outcome.FAILED, None, error, {})
         outcome = Outcome.REJECTED if isinstance(exc, InputError) else Outcome.FAILED
         self._say("lost", Lost(error=where + error, outcome=outcome, run_closed=self.rank == 0))
@@ -170,10 +169,14 @@ class Worker:
         with tempfile.TemporaryFile("w+") as stacks:
             faulthandler.dump_traceback(stacks, all_threads=True)
             stacks.seek(0)
-            self._folder.write_text(f"trials/{job.number}/error-{job.attempt}.txt", stacks.read())
+            self._leave_behind(job, stacks.read())
         error = f"no step finished for {limit_s:g} s (failures.stall_timeout_s), rank {self.rank} was killed"
         self._say("lost", Lost(error=error))
         os._exit(1)
+
+    def _leave_behind(self, job: Job, traces: str) -> None:
+        rank = f"-rank-{self.rank}" if self.rank else ""
+        self._folder.write_text(f"trials/{job.number}/error-{job.attempt}{rank}.txt", traces)
 
     def report(self, report: Report) -> Verdict:
         """Hand in an epoch and wait for the verdict; rank 0 only."""
@@ -276,6 +279,9 @@ class Reporter(Checkpoint):
         if validates and not self._validated:
             return  # check_val_every_n_epoch: this epoch has no news
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._worker.world_size > 1:
+            # Rank 0's values are everybody's: ranks that judged for themselves could part, and wait for each other.
+            metrics = trainer.strategy.broadcast(metrics)
         value = metrics.get(self._spec.metric)
         if value is None:
             raise SpecError(self.nothing_reported(trainer))
@@ -319,15 +325,15 @@ class Reporter(Checkpoint):
         if final:
             self.unsent, trainer.should_stop = report, True
             return
-        verdict = self._worker.report(report) if self._worker.rank == 0 else None
+        verdict = self._worker.report(report) if self._worker.rank == 0 else Verdict.CONTINUE
         if self._worker.world_size > 1:
             with self._watch.paused():
-                verdict = trainer.strategy.broadcast(verdict)
+                verdict = Verdict(trainer.strategy.broadcast(verdict))
         if verdict is Verdict.CONTINUE:
             if self._worker.rank == 0 and self._spec.checkpoints.keep != "all":
                 self._folder.drop_checkpoints(self._job.number, kept={report.epoch, report.best_epoch})
         else:
-            self.outcome, trainer.should_stop = ENDS_AS[Verdict(verdict)], True
+            self.outcome, trainer.should_stop = ENDS_AS[verdict], True
 
     def tidy(self) -> dict[str, list[str]]:
         """Delete the checkpoints that are not kept; those that are, best first, with their artifact aliases."""
@@ -337,7 +343,7 @@ class Reporter(Checkpoint):
             return {}  # it will go on from the newest
         kept = ranking.kept_epochs(self._spec.checkpoints.keep, list(epochs), best)
         self._folder.drop_checkpoints(self._job.number, kept=kept)
-        aliases = {epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))}
+        aliases: dict[str, list[str]] = {epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))}
         for path, epoch in {path: epoch for epoch, path in epochs.items() if epoch in kept}.items():
             aliases[path] += ["best"] * (epoch == best) + ["latest"] * (epoch == max(kept))
         return aliases
@@ -417,7 +423,6 @@ class _Watch:
             yield
         finally:
             self._last_beat = math.inf
-            faulthandler.cancel_dump_traceback_later()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -437,9 +442,10 @@ class _Watch:
             else:
                 time.sleep(tick_s)
             if self._last_beat == math.inf or self._job is None:
+                faulthandler.cancel_dump_traceback_later()
                 continue
             # The second line of defence, in C: a hang that holds the interpreter's lock stops this thread as well.
-            faulthandler.dump_traceback_later(self._limit_s + 10 * tick_s, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self._limit_s + 10 * tick_s, exit=True)
             if time.monotonic() - self._last_beat > self._limit_s:
                 self._stalled(self._job, self._limit_s)
 

@@ -38,14 +38,15 @@ def clean_environment(home: Path) -> dict[str, str]:
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Ray with two CPUs for all sweeps of the session that need no Ray of their own."""
     home = tmp_path_factory.mktemp("ray")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD_RAY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=clean_environment(home) | {"TMPDIR": "/tmp"},  # sockets in it: their paths are short or fail
-    )
+    with (home / "ray.log").open("w") as log:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD_RAY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=clean_environment(home) | {"TMPDIR": "/tmp"},  # sockets in it: their paths are short or fail
+        )
     assert holder.stdin is not None
     assert holder.stdout is not None
     yield holder.stdout.readline().strip()
@@ -76,11 +77,11 @@ class Sweeps:
         self.started.append(process)
         return process
 
-    def run(self, *arguments: str, code: int = 0, timeout_s: float = 400) -> str:
+    def run(self, *arguments: str, code: int = 0, timeout_s: float = 1500) -> str:
         """Run a command to its end; what it printed, on both streams."""
         return self.end(self.start(*arguments), code, timeout_s)
 
-    def end(self, process: subprocess.Popen[str], code: int = 0, timeout_s: float = 400) -> str:
+    def end(self, process: subprocess.Popen[str], code: int = 0, timeout_s: float = 1500) -> str:
         """Wait for a command's end; what it printed, on both streams."""
         out, err = process.communicate(timeout=timeout_s)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}\n{self.logs()}"
@@ -91,7 +92,7 @@ class Sweeps:
         found: dict[str, Any] = json.loads((self.folder / "results" / name / "results.json").read_text())
         return found
 
-    def until(self, name: str, condition: Any, timeout_s: float = 300) -> dict[str, Any]:
+    def until(self, name: str, condition: Any, timeout_s: float = 1200) -> dict[str, Any]:
         """Wait until a sweep's results fulfil a condition."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 """The ledger: what is recorded, what a reopened one knows, and what is left of one whose process was killed."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,13 @@ def make_report(number: int, epoch: int, value: float, best: int | None = None) 
     )
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 @pytest.fixture
-def open_ledger(tmp_path: Path) -> Iterator[Open]:
+def open_ledger(tmp_path: Path) -> Open:
     def make(spec: Spec | None = None, storage: str = "results", **options: bool) -> Ledger:
         folder = SweepFolder(str(tmp_path / storage), "sweep")
         folder.create()
@@ -120,8 +126,8 @@ class TestOneTrial:
     def test_start_counts_attempts_and_keeps_the_first_time(self, open_ledger: Open) -> None:
         ledger = open_ledger(create=True)
         ledger.ask()
-        first = ledger.start(Started(number=0, attempt=0, wandb_run="wandb/run-1"))
-        second = ledger.start(Started(number=0, attempt=1, wandb_run=None))
+        first = ledger.start(Started(number=0, slot="slot", wandb_run="wandb/run-1"))
+        second = ledger.start(Started(number=0, slot="slot", wandb_run=None))
         assert (first.attempts, second.attempts) == (1, 2)
         assert first.started == second.started
         assert first.started is not None
@@ -186,7 +192,7 @@ def load_study(tmp_path: Path) -> optuna.Study:
 def run_trials(ledger: Ledger, count: int) -> list[TrialRecord]:
     for _ in range(count):
         number = ledger.ask().number
-        ledger.start(Started(number=number, attempt=0, wandb_run=None))
+        ledger.start(Started(number=number, slot="slot", wandb_run=None))
         ledger.report(make_report(number, 1, number / 100))
         ledger.end(Ended(number=number, outcome=Outcome.COMPLETE if number % 2 else Outcome.PRUNED))
     return ledger.records
@@ -266,13 +272,7 @@ class TestGrid:
         run_trials(open_ledger(spec, create=True), 6)
         run_trials(open_ledger(spec), 9)
         asked = [dict(record.params) for record in open_ledger(spec, read_only=True).records]
-        assert asked == [pytest.approx(point) if "momentum" in point else point for point in map(_numbers, points)] or [
-            {key: value for key, value in params.items()} for params in asked
-        ] == points
-
-
-def _numbers(point: dict[str, Any]) -> dict[str, Any]:
-    return point
+        assert asked == points
 
 
 class TestKilled:
@@ -311,7 +311,7 @@ class TestKilled:
         open_ledger(create=True)
         path = tmp_path / "results/sweep/ledger.journal"
         journal = path.read_bytes()
-        for cut in range(0, len(journal), 7):
+        for cut in range(0, len(journal), 29):
             path.write_bytes(journal[:cut])
             assert open_ledger().records == []
             assert load_study(tmp_path).metric_names == ["val/accuracy"]
@@ -325,7 +325,7 @@ class TestKilled:
         ledger.ask()
         journal = path.read_bytes()
         points = list(Space.from_data(GRID).grid())
-        for cut in range(begin, len(journal) + 1, 25):
+        for cut in range(begin, len(journal) + 1, 61):
             path.write_bytes(journal[:cut])
             again = open_ledger(spec)
             while len(again.records) < 4:

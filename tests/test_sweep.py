@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Sweeps
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 PROBE = ("trainable=probe:Probe", "metric=score", "goal=maximize", "search.seed=1", "tracking.mode=offline")
 
@@ -60,7 +60,7 @@ def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
 def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
     sweeps.run(
         "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
-        "failures.stall_timeout_s=8", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
+        "failures.stall_timeout_s=60", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
         f"params.folder={sweeps.folder}", "params.x=0.25",
         space(behaviour=options("fine", "raise", "nan", "kill_once", "kill", "hang")),
     )  # fmt: skip

@@ -1,0 +1,201 @@
+"""The command line on small sweep folders, made without running anything."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import cli, results
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger
+from orchestrator.messages import Ended, Outcome, Report, Started
+from orchestrator.results import Status
+from orchestrator.spec import Spec
+
+VERBS = ("search", "validate", "resume", "status", "best", "trainables", "spaces")
+
+
+def make_report(number: int, epoch: int, value: float) -> Report:
+    path = f"trials/{number}/epoch-{epoch:04d}.ckpt"
+    return Report(number=number, epoch=epoch, value=value, metrics={}, best_epoch=epoch, checkpoint=path,
+                  best_checkpoint=path)  # fmt: skip
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
+    """A sweep of three trials, in ./results: one complete, one failed, one running."""
+    monkeypatch.chdir(tmp_path)
+    spec = Spec.model_validate(
+        {
+            "name": "small",
+            "trainable": "digits",
+            "space": {"lr": {"options": [0.1, 0.2]}},
+            "metric": "val/accuracy",
+            "goal": "maximize",
+            "search": {"sampler": "random", "seed": 0},
+            "budget": {"trials": 5},
+            "tracking": {"mode": "offline"},
+            "storage": str(tmp_path / "results"),
+        }
+    )
+    folder = SweepFolder(spec.storage, "small")
+    folder.create()
+    folder.write_text("sweep.yaml", spec.to_yaml())
+    ledger = Ledger(folder, spec, create=True)
+    for number, value in enumerate((0.9, 0.8, 0.7)):
+        ledger.ask()
+        ledger.start(Started(number=number, slot="slot", wandb_run=None))
+        ledger.report(make_report(number, 1, value))
+        folder.write_text(folder.checkpoint(number, 1), f"weights {number}")
+    ledger.end(Ended(number=0, outcome=Outcome.COMPLETE))
+    ledger.end(Ended(number=1, outcome=Outcome.FAILED, error="ValueError: boom"))
+    results.write(folder, results.build(spec, folder, ledger.records, Status.RUNNING))
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = cli.main(arguments)
+    except SystemExit as exc:
+        code = int(exc.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+class TestHelp:
+    def test_the_verbs(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, out, _ = run(capsys, "--help")
+        assert code == 0
+        for verb in VERBS:
+            assert f"\n    {verb} " in out
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_of_each(self, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+        code, out, _ = run(capsys, verb, "--help")
+        assert code == 0
+        assert out.startswith(f"usage: python -m orchestrator {verb}")
+
+    def test_no_verb_or_another_one(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(capsys)[0] == 2
+        code, _, err = run(capsys, "serach")
+        assert code == 2
+        assert "invalid choice: 'serach'" in err
+
+
+class TestWhatDoesNotExist:
+    @pytest.mark.parametrize("verb", ["status", "best", "resume"])
+    def test_a_sweep_of_another_name(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder, verb: str) -> None:
+        assert run(capsys, verb, "smal") == (
+            2, "", "error: no sweep 'smal' in ./results; did you mean 'small'? there are: small\n"
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("verb", ["status", "best"])
+    def test_any_sweep(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert run(capsys, verb) == (
+            2, "", "error: no sweep in ./results; name one, or say where with --storage\n"
+        )  # fmt: skip
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("verb", ["status", "best", "resume"])
+    def test_a_folder(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str) -> None:
+        code, out, err = run(capsys, verb, f"{tmp_path}/nowhere/x")
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: no sweep 'x' in {tmp_path}/nowhere;")
+        assert len(err.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_sweep_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, _, err = run(capsys, "search", "defautl")
+        assert code == 2
+        assert err.startswith("error: no sweep 'defautl'; did you mean 'default'? available: ")
+
+    def test_two_sweep_files(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, _, err = run(capsys, "validate", "a", "b")
+        assert (code, err) == (2, "error: one sweep at a time, not 2: a, b; overrides are key=value\n")
+
+
+class TestStatus:
+    def test_json_is_the_document(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+        code, out, _ = run(capsys, "status", "--json")
+        document = json.loads(out)
+        assert code == 0
+        assert document["status"] == "dead"  # says that it runs, and no process has its lock
+        assert [trial["state"] for trial in document["trials"]] == ["COMPLETE", "FAIL", "RUNNING"]
+        assert document["best"] == document["trials"][0]
+        assert {**document, "status": "running"} == json.loads(sweep.read_text("results.json"))
+
+    def test_a_live_one_runs(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+        with sweep.locked():
+            assert json.loads(run(capsys, "status", "small", "--json")[1])["status"] == "running"
+
+    @pytest.mark.parametrize("reference", ["small", "results/small", "results/small/", "{root}/results/small", None])
+    def test_text(
+        self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder, tmp_path: Path, reference: str | None
+    ) -> None:
+        code, out, _ = run(capsys, "status", *([reference.format(root=tmp_path)] if reference else []))
+        assert code == 0
+        assert out.startswith("small: dead  2/5 trials  best val/accuracy 0.9 (trial 0)")
+        assert "trial 1: ValueError: boom" in out
+        assert f"to go on: python -m orchestrator resume {tmp_path}/results/small" in out
+
+    def test_killed_before_its_first_results(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+        sweep.delete("results.json")
+        assert json.loads(run(capsys, "status", "--json")[1])["status"] == "dead"
+        with sweep.locked():
+            assert json.loads(run(capsys, "status", "--json")[1])["status"] == "running"
+
+    def test_without_a_record(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+        sweep.ledger.unlink()
+        code, _, err = run(capsys, "status")
+        assert code == 1
+        assert err == f"error: {sweep.ledger} is missing: there is no record of this sweep\n"
+
+
+class TestBest:
+    def test_where_it_is(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+        code, out, _ = run(capsys, "best")
+        rows: dict[str, Any] = dict(line.split(maxsplit=1) for line in out.splitlines())
+        assert code == 0
+        assert (rows["trial"], rows["val/accuracy"], rows["epoch"]) == ("0", "0.9", "1")
+        assert Path(rows["checkpoint"]).read_text() == "weights 0"
+
+    def test_download(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder, tmp_path: Path) -> None:
+        code, out, _ = run(capsys, "best", "small", "--download", str(tmp_path / "winner"))
+        target = tmp_path / "winner" / "small-0.ckpt"
+        assert code == 0
+        assert str(target) in out
+        assert target.read_text() == "weights 0"
+        assert [path.name for path in target.parent.iterdir()] == ["small-0.ckpt"]
+
+    def test_a_folder_that_was_moved(
+        self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder, tmp_path: Path
+    ) -> None:
+        shutil.move(tmp_path / "results", tmp_path / "moved")
+        code, out, _ = run(capsys, "best", "--storage", "moved")
+        assert code == 0
+        assert f"{tmp_path}/moved/small/trials/0/epoch-0001.ckpt" in out
+
+
+@pytest.mark.parametrize("key", ["name=x", "storage=/x", "space=digits", "goal=minimize", "metric=x", "params.x=1"])
+def test_resume_keeps_what_the_sweep_is(capsys: pytest.CaptureFixture[str], sweep: SweepFolder, key: str) -> None:
+    code, _, err = run(capsys, "resume", "small", key)
+    name = key.partition("=")[0].partition(".")[0]
+    assert (code, err) == (2, f"error: {name} is part of what the sweep is, and stays; start a new sweep for another\n")
+
+
+def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "validate", "space={lr: {options: [1, 2]}}")
+    assert (code, out) == (0, "valid: digits over 1 parameters, maximize val/accuracy\n")
+
+
+@pytest.mark.parametrize("kind", ["trainables", "spaces"])
+def test_listings_name_and_describe(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    code, out, _ = run(capsys, kind)
+    assert code == 0
+    assert all(len(line.split(maxsplit=1)) == 2 for line in out.splitlines())
+    assert out.startswith("digits")

@@ -1,0 +1,248 @@
+"""The sweep's folder: local, by a file URL, and in storage that is not local (fsspec's, in memory)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from orchestrator.errors import InputError, StorageError
+from orchestrator.folder import SweepFolder, sweeps_in
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if request.param != "memory":
+        yield ("file://" if request.param == "file" else "") + str(tmp_path / "results")
+        return
+    yield f"fsspec+memory://{tmp_path.name}/results"
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+
+
+@pytest.fixture
+def folder(storage: str) -> SweepFolder:
+    folder = SweepFolder(storage, "sweep")
+    folder.create()
+    return folder
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SweepFolder]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = SweepFolder(f"fsspec+memory://{tmp_path.name}", "sweep")
+    folder.create()
+    yield folder
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+
+
+def write_checkpoint(folder: SweepFolder, number: int, epoch: int, scratch: Path, text: str = "weights") -> str:
+    path = folder.checkpoint(number, epoch)
+    with folder.writing(path, scratch) as local:
+        local.write_text(text)
+    return path
+
+
+class TestAnyStorage:
+    def test_it_exists_once_its_spec_is_written(self, folder: SweepFolder, storage: str) -> None:
+        assert not folder.exists()
+        assert sweeps_in(storage) == []
+        folder.write_text("sweep.yaml", "a: 1\n")
+        assert folder.exists()
+        assert SweepFolder(storage, "sweep").exists()
+        assert not SweepFolder(storage, "other").exists()
+        assert sweeps_in(storage) == ["sweep"]
+
+    def test_text_goes_in_and_comes_out(self, folder: SweepFolder, storage: str) -> None:
+        folder.write_text("results.json", "ä" * 3)
+        folder.write_text("results.json", "ö" * 5)
+        assert SweepFolder(storage, "sweep").read_text("results.json") == "ö" * 5
+
+    def test_what_is_not_there_is_said_with_its_place(self, folder: SweepFolder) -> None:
+        with pytest.raises(StorageError, match=r"sweep/results\.json cannot be read"):
+            folder.read_text("results.json")
+
+    def test_checkpoints_by_epoch(self, folder: SweepFolder, tmp_path: Path) -> None:
+        assert folder.checkpoints(3) == {}
+        for epoch in (10, 2, 1):
+            write_checkpoint(folder, 3, epoch, tmp_path)
+        write_checkpoint(folder, 4, 7, tmp_path)
+        folder.write_text("trials/3/error-0.txt", "boom")
+        assert list(folder.checkpoints(3)) == [1, 2, 10]
+        assert folder.checkpoints(3)[10] == folder.checkpoint(3, 10) == "trials/3/epoch-0010.ckpt"
+        folder.drop_checkpoints(3, kept={2, 5})
+        assert list(folder.checkpoints(3)) == [2]
+        assert folder.read_text("trials/3/error-0.txt") == "boom"
+        assert list(folder.checkpoints(4)) == [7]
+        folder.drop_checkpoints(5)
+
+    def test_a_checkpoint_as_a_local_file(self, folder: SweepFolder, tmp_path: Path) -> None:
+        path = write_checkpoint(folder, 0, 1, tmp_path, "some weights")
+        into = tmp_path / "into"
+        assert folder.local_copy(path, into).read_text() == "some weights"
+        target = tmp_path / "deep" / "er" / "best.ckpt"
+        folder.download(path, target)
+        assert target.read_text() == "some weights"
+        assert [p.name for p in target.parent.iterdir()] == ["best.ckpt"]
+
+    def test_a_download_of_nothing_leaves_nothing(self, folder: SweepFolder, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match=r"epoch-0001\.ckpt cannot be copied to "):
+            folder.download(folder.checkpoint(0, 1), tmp_path / "target" / "best.ckpt")
+        assert list((tmp_path / "target").iterdir()) == []
+
+    def test_deleting(self, folder: SweepFolder) -> None:
+        folder.write_text("a/b.txt", "x")
+        folder.delete("a/b.txt")
+        folder.delete("a/b.txt")
+        assert not folder.has("a/b.txt")
+
+    def test_a_file_is_whole_or_not_there(self, folder: SweepFolder, tmp_path: Path) -> None:
+        path = write_checkpoint(folder, 0, 1, tmp_path, "first")
+        with pytest.raises(ZeroDivisionError), folder.writing(path, tmp_path) as local:
+            local.write_text("sec")
+            raise ZeroDivisionError
+        assert folder.local_copy(path, tmp_path).read_text() == "first"
+        assert list(folder.checkpoints(0)) == [1]
+
+    def test_the_paths_shown_lead_there(self, folder: SweepFolder, storage: str) -> None:
+        folder.write_text("sweep.yaml", "x")
+        place, _, name = folder.show("").rstrip("/").rpartition("/")
+        assert SweepFolder(place, name).read_text("sweep.yaml") == "x"
+        assert folder.ray_url == folder.show("ray")
+
+
+class TestLock:
+    def test_one_process_at_a_time(self, folder: SweepFolder) -> None:
+        assert not folder.is_locked()
+        with folder.locked():
+            assert folder.is_locked()
+            with pytest.raises(InputError, match="is run by another process on this machine"), folder.locked():
+                pass
+        assert not folder.is_locked()
+        with folder.locked():
+            assert folder.is_locked()
+
+    def test_it_goes_with_the_process(self, tmp_path: Path) -> None:
+        folder = SweepFolder(str(tmp_path), "sweep")
+        script = (
+            "import sys, time; from orchestrator.folder import SweepFolder\n"
+            "with SweepFolder(sys.argv[1], 'sweep').locked():\n    print('held', flush=True); time.sleep(60)"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            assert folder.is_locked()
+            with pytest.raises(InputError), folder.locked():
+                pass
+            process.kill()
+            process.wait()
+            assert not folder.is_locked()
+
+
+class TestLocal:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> SweepFolder:
+        folder = SweepFolder(str(tmp_path), "sweep")
+        folder.create()
+        return folder
+
+    def test_nothing_is_left_beside(self, folder: SweepFolder, tmp_path: Path) -> None:
+        folder.write_text("a.txt", "x")
+        with pytest.raises(ZeroDivisionError), folder.writing("b.ckpt", tmp_path) as local:
+            local.write_text("half")
+            raise ZeroDivisionError
+        assert [path.name for path in folder.work.iterdir()] == ["a.txt"]
+
+    def test_a_reader_never_sees_half(self, folder: SweepFolder, tmp_path: Path) -> None:
+        folder.write_text("b.ckpt", "old")
+        with folder.writing("b.ckpt", tmp_path) as local:
+            local.write_text("ne")
+            assert folder.read_text("b.ckpt") == "old"
+            local.write_text("new")
+        assert folder.read_text("b.ckpt") == "new"
+
+    def test_what_killed_workers_left_is_dropped(self, folder: SweepFolder, tmp_path: Path) -> None:
+        write_checkpoint(folder, 0, 1, tmp_path)
+        (folder.work / "trials/0/.epoch-0002.ckpt.4711").write_text("half")
+        assert list(folder.checkpoints(0)) == [1]
+        folder.drop_checkpoints(0, kept={1})
+        assert [path.name for path in (folder.work / "trials/0").iterdir()] == ["epoch-0001.ckpt"]
+
+    def test_a_folder_that_cannot_be_written_is_said(self, folder: SweepFolder) -> None:
+        (folder.work / "trials").write_text("a file")
+        with pytest.raises(StorageError, match=r"trials/0/x\.txt cannot be written"):
+            folder.write_text("trials/0/x.txt", "x")
+        (folder.work.parent / "file").write_text("x")
+        with pytest.raises(StorageError, match="cannot be made"):
+            SweepFolder(str(folder.work.parent / "file"), "sweep").create()
+
+    def test_the_newest_sweep_is_last(self, tmp_path: Path) -> None:
+        for index, name in enumerate(("b", "c", "a")):
+            folder = SweepFolder(str(tmp_path), name)
+            folder.write_text("sweep.yaml", "x")
+            os.utime(folder.work / "sweep.yaml", (index, index))
+        (tmp_path / "no sweep").mkdir()
+        assert sweeps_in(str(tmp_path)) == ["b", "c", "a"]
+        assert sweeps_in(str(tmp_path / "nowhere")) == []
+
+    def test_relative_folders_stay_where_they_were(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        folder = SweepFolder("./results", "sweep")
+        monkeypatch.chdir("/")
+        folder.write_text("a", "x")
+        assert (tmp_path / "results/sweep/a").read_text() == "x"
+
+
+class TestRemote:
+    def test_the_ledger_is_worked_on_here_and_pushed(self, remote: SweepFolder) -> None:
+        remote.ledger.write_text("line 1\n")
+        remote.push("ledger.journal")
+        assert remote.read_text("ledger.journal") == "line 1\n"
+
+    def test_another_machine_pulls_it(self, remote: SweepFolder) -> None:
+        remote.write_text("ledger.journal", "line 1\nline 2\n")
+        remote.ledger.write_text("line 1\n")  # an old copy, of an earlier run here
+        remote.pull("ledger.journal")
+        assert remote.ledger.read_text() == "line 1\nline 2\n"
+
+    def test_what_was_not_pushed_yet_is_not_lost(self, remote: SweepFolder) -> None:
+        remote.ledger.write_text("line 1\nline 2\n")
+        remote.write_text("ledger.journal", "line 1\n")
+        before = remote.ledger.stat().st_ino
+        remote.pull("ledger.journal")
+        assert remote.ledger.read_text() == "line 1\nline 2\n"
+        assert remote.ledger.stat().st_ino == before  # a sweep that runs here may be writing to it
+        assert [path.name for path in remote.work.iterdir()] == ["ledger.journal"]
+
+    def test_what_the_storage_has_counts_where_both_went_on(self, remote: SweepFolder) -> None:
+        remote.ledger.write_text("line 1\nmine\n")
+        remote.write_text("ledger.journal", "line 1\ntheirs\n")
+        remote.pull("ledger.journal")
+        assert remote.ledger.read_text() == "line 1\ntheirs\n"
+
+    def test_pulling_what_is_not_there_does_nothing(self, remote: SweepFolder) -> None:
+        remote.pull("ledger.journal")
+        assert not remote.ledger.exists()
+
+    def test_trees(self, remote: SweepFolder, tmp_path: Path) -> None:
+        (tmp_path / "run" / "files").mkdir(parents=True)
+        (tmp_path / "run" / "files" / "x").write_text("1")
+        remote.upload_tree(tmp_path / "run", "wandb/run")
+        assert remote.read_text("wandb/run/files/x") == "1"
+
+    def test_scratch_files_go(self, remote: SweepFolder, tmp_path: Path) -> None:
+        (tmp_path / "scratch").mkdir()
+        write_checkpoint(remote, 0, 1, tmp_path / "scratch")
+        assert list((tmp_path / "scratch").iterdir()) == []
+
+    def test_options_of_a_url_stay_at_its_end(self) -> None:
+        folder = SweepFolder("s3://bucket/sweeps/?endpoint_override=localhost%3A9&scheme=http&region=x", "a")
+        assert folder.show("ray") == "s3://bucket/sweeps/a/ray?endpoint_override=localhost%3A9&scheme=http&region=x"
+
+    def test_one_that_cannot_be_opened_is_said(self) -> None:
+        with pytest.raises(StorageError, match="storage 'nonsense://x' cannot be opened: "):
+            SweepFolder("nonsense://x", "a")

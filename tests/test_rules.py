@@ -1,0 +1,276 @@
+"""The rules, which decide without doing: failures, ranking, capacity, names, credentials."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import failures, naming, ranking
+from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency
+from orchestrator.credentials import has_key, tracking_mode
+from orchestrator.errors import SpecError
+from orchestrator.messages import Outcome
+from orchestrator.ranking import Goal
+from orchestrator.spec import Resources
+
+NAN, INF = math.nan, math.inf
+
+
+class TestFailures:
+    @pytest.mark.parametrize("outcome", Outcome)
+    def test_only_failed_trials_are_tried_again(self, outcome: Outcome) -> None:
+        assert failures.is_retried(outcome=outcome, attempt=0, retries=1) == (outcome is Outcome.FAILED)
+
+    @pytest.mark.parametrize(("attempt", "retries", "again"), [(0, 0, False), (0, 1, True), (1, 1, False), (1, 2, True)])
+    def test_as_often_as_retries_say(self, attempt: int, retries: int, again: bool) -> None:
+        assert failures.is_retried(outcome=Outcome.FAILED, attempt=attempt, retries=retries) is again
+
+    @pytest.mark.parametrize("outcome", Outcome)
+    def test_what_would_happen_to_every_trial_ends_the_sweep(self, outcome: Outcome) -> None:
+        assert failures.ends_sweep(outcome) == (outcome in (Outcome.REJECTED, Outcome.BROKEN))
+
+    @pytest.mark.parametrize(("failed", "most", "over"), [(4, 5, False), (5, 5, True), (6, 5, True), (99, None, False)])
+    def test_too_many(self, failed: int, most: int | None, over: bool) -> None:
+        assert failures.too_many(failed=failed, max_failed=most) is over
+
+
+@dataclass(frozen=True)
+class Trial:
+    number: int
+    value: float | None
+    state: str = "COMPLETE"
+
+
+def numbers(trials: list[Trial]) -> list[int]:
+    return [trial.number for trial in trials]
+
+
+class TestRanking:
+    @pytest.mark.parametrize(
+        ("goal", "a", "b", "result"),
+        [
+            ("maximize", 2.0, 1.0, True),
+            ("minimize", 2.0, 1.0, False),
+            ("maximize", 1.0, 1.0, False),
+            ("maximize", 1.0, None, True),
+            ("minimize", 1.0, NAN, True),
+            ("maximize", 1.0, INF, True),
+            ("maximize", NAN, None, False),
+            ("maximize", INF, 1.0, False),
+        ],
+    )
+    def test_better(self, goal: Goal, a: float, b: float | None, result: bool) -> None:
+        assert ranking.better(goal, a, b) is result
+
+    @pytest.mark.parametrize(
+        ("goal", "curve", "best"),
+        [
+            ("maximize", {1: 0.5, 2: 0.9, 3: 0.9}, 2),
+            ("minimize", {1: 0.5, 2: 0.2, 3: 0.9}, 2),
+            ("maximize", {1: NAN, 2: 0.1, 3: INF}, 2),
+            ("minimize", {1: -INF, 2: 0.1}, 2),
+            ("maximize", {1: NAN}, None),
+            ("maximize", {}, None),
+        ],
+    )
+    def test_best_epoch_is_the_earliest_of_the_best_finite_ones(
+        self, goal: Goal, curve: dict[int, float], best: int | None
+    ) -> None:
+        assert ranking.best_epoch(goal, curve) == best
+
+    @pytest.mark.parametrize(("goal", "order"), [("maximize", [2, 0, 1, 3]), ("minimize", [0, 1, 2, 3])])
+    def test_ranked(self, goal: Goal, order: list[int]) -> None:
+        trials = [
+            Trial(3, 0.7, "PRUNED"),
+            Trial(1, 0.5),
+            Trial(2, 0.9),
+            Trial(0, 0.5),
+            Trial(4, None),
+            Trial(5, 1.0, "FAIL"),
+            Trial(6, NAN),
+            Trial(7, INF),
+        ]
+        assert numbers(ranking.ranked(goal, trials)) == order
+        assert numbers(ranking.ranked(goal, trials[::-1])) == order
+
+    @pytest.mark.parametrize(
+        ("keep", "best", "kept"),
+        [
+            ("best", 2, {2}),
+            ("best_and_last", 2, {2, 5}),
+            ("best_and_last", 5, {5}),
+            ("all", 2, {1, 2, 5}),
+            ("none", 2, set()),
+            ("best", None, set()),
+            ("best_and_last", None, {5}),
+            ("best", 3, set()),
+        ],
+    )
+    def test_kept_epochs(self, keep: ranking.Keep, best: int | None, kept: set[int]) -> None:
+        assert ranking.kept_epochs(keep, [1, 2, 5], best) == kept
+        assert ranking.kept_epochs(keep, [], best) == set()
+
+    def test_the_best_that_have_ended_keep_their_checkpoints(self) -> None:
+        trials = [
+            Trial(0, 0.1),
+            Trial(1, 0.9, "RUNNING"),
+            Trial(2, 0.8),
+            Trial(3, None, "FAIL"),
+            Trial(4, 0.85, "PRUNED"),
+        ]
+        assert numbers(ranking.evicted("maximize", trials, 1)) == [0, 3, 4]
+        assert numbers(ranking.evicted("maximize", trials, 2)) == [3, 4]
+        assert numbers(ranking.evicted("maximize", iter(trials), 3)) == [3]
+        assert ranking.evicted("maximize", trials, None) == []
+
+
+def at_once(have: dict[str, float], budget: int = 100, head: bool = True, **resources: Any) -> int:
+    return concurrency(Resources(**resources), {**have, **({HEAD: 1.0} if head else {})}, budget).trials
+
+
+class TestCapacity:
+    @pytest.mark.parametrize(
+        ("cpus", "gpus", "resources", "trials"),
+        [
+            (8, 0, {}, 8),
+            (8, 0, {"workers": 3}, 2),
+            (2, 0, {"cpus_per_worker": 0.1}, 20),
+            (8, 2, {"gpus_per_worker": 1}, 2),
+            (8, 2, {"gpus_per_worker": 0.5}, 4),
+            (8, 1, {"gpus_per_worker": 0.2}, 5),
+            (8, 2, {"gpus_per_worker": 0.6}, 2),  # not 3: what is left of two GPUs is not one
+            (8, 2, {"gpus_per_worker": 0.5, "workers": 2}, 2),
+            (8, 4, {"gpus_per_worker": 2}, 2),
+            (3, 4, {"gpus_per_worker": 1}, 3),
+        ],
+    )
+    def test_as_many_as_fit(self, cpus: float, gpus: float, resources: dict[str, Any], trials: int) -> None:
+        assert at_once({"CPU": cpus, "GPU": gpus}, **resources) == trials
+
+    def test_slots_pay_their_share_in_cpus_where_there_is_no_head(self) -> None:
+        assert at_once({"CPU": 4}, head=False) == 3
+        assert at_once({"CPU": 4}, head=False, cpus_per_worker=1 - SLOT_SHARE) == 4
+
+    def test_no_more_than_the_budget(self) -> None:
+        assert at_once({"CPU": 8}, budget=3) == 3
+        assert at_once({"CPU": 8}, budget=3, concurrency=5) == 3
+
+    def test_as_many_as_asked_for(self) -> None:
+        assert at_once({"CPU": 8}, concurrency=5) == 5
+        assert at_once({"CPU": 8}, concurrency=8) == 8
+
+    def test_the_reason_says_what_is_scarce(self) -> None:
+        reason = concurrency(Resources(workers=2, gpus_per_worker=0.5), {"CPU": 64, "GPU": 1, HEAD: 1}, 9).reason
+        assert reason == "a trial needs 2 CPUs and 1 GPU (resources.workers=2), and there can be 1 GPU"
+
+    @pytest.mark.parametrize(
+        ("have", "resources", "message"),
+        [
+            ({"CPU": 2}, {"workers": 3}, "a trial needs 3 CPUs (resources.workers=3), and there can be 2 CPUs; ask for"),
+            ({"CPU": 2}, {"gpus_per_worker": 0.5}, "a trial needs 1 CPU and 0.5 GPUs (resources.workers=1), and there "
+                                                   "can be 0 GPUs; ask for"),
+            ({"CPU": 2}, {"concurrency": 3}, "resources.concurrency is 3, but a trial needs 1 CPU (resources.workers=1),"
+                                             " and there can be 2 CPUs: at most 2 at once"),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_fit_is_refused(self, have: dict[str, float], resources: Any, message: str) -> None:
+        with pytest.raises(SpecError) as caught:
+            at_once(have, **resources)
+        assert message in str(caught.value)
+
+
+class TestNaming:
+    def test_run_ids_are_what_wandb_allows(self) -> None:
+        assert naming.run_id("a" * 56, 9_999_999) == "a" * 56 + "-9999999"
+        assert len(naming.run_id("a" * 56, 9_999_999)) <= 64
+
+    @pytest.mark.parametrize(
+        ("trainable", "stem"),
+        [
+            ("digits", "digits"),
+            ("package.module:MyNet", "mynet"),
+            ("package.module.MyNet", "mynet"),
+            ("über.größe:Ä", "sweep"),
+            ("x" * 99, "x" * 40),
+            ("a_b", "a-b"),
+        ],
+    )
+    def test_a_sweep_without_a_name_gets_a_valid_one(self, trainable: str, stem: str) -> None:
+        name = naming.sweep_name(trainable, datetime(2026, 11, 20, 20, 15, 30))
+        assert name == f"{stem}-20261120-201530"
+        assert naming.SWEEP_NAME.fullmatch(name)
+
+    @pytest.mark.parametrize("name", ["", "-a", "_a", "a b", "a/b", "a.b", "a" * 57, "ä", "a\n"])
+    def test_names_that_are_none(self, name: str) -> None:
+        assert not naming.SWEEP_NAME.fullmatch(name)
+
+    def test_trial_seeds_are_the_same_everywhere_and_for_ever(self) -> None:
+        assert [naming.trial_seed(0, number) for number in range(2)] == [4025431107, 2565342421]
+        assert len({naming.trial_seed(seed, number) for seed in range(20) for number in range(50)}) == 1000
+
+    @pytest.mark.parametrize(
+        ("word", "hint"), [("cifr10", "; did you mean 'cifar10'?"), ("CIFAR10", "; did you mean 'cifar10'?"), ("zzz", "")]
+    )
+    def test_near_miss(self, word: str, hint: str) -> None:
+        assert naming.near_miss(word, ["digits", "cifar10"]) == hint
+
+
+class TestCredentials:
+    @pytest.fixture
+    def home(self, tmp_path: Path) -> Path:
+        return tmp_path
+
+    def key(self, home: Path, **environ: str) -> bool:
+        return has_key({"HOME": str(home), **environ})
+
+    def test_from_the_environment(self, home: Path) -> None:
+        assert not self.key(home)
+        assert self.key(home, WANDB_API_KEY="x")
+        assert self.key(home, WANDB_IDENTITY_TOKEN_FILE="/token")
+        assert not self.key(home, WANDB_API_KEY="")
+
+    @pytest.mark.parametrize("file", [".netrc", "_netrc"])
+    def test_from_netrc(self, home: Path, file: str) -> None:
+        (home / file).write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+        assert self.key(home)
+        assert not self.key(home, WANDB_BASE_URL="https://wandb.example.com")
+
+    def test_of_another_host(self, home: Path) -> None:
+        (home / ".netrc").write_text("machine wandb.example.com login user password secret\n")
+        assert not self.key(home)
+        assert self.key(home, WANDB_BASE_URL="https://wandb.example.com:8443/")
+
+    def test_from_a_netrc_elsewhere(self, home: Path) -> None:
+        (home / "elsewhere").write_text("machine api.wandb.ai login user password secret\n")
+        assert self.key(home, NETRC=str(home / "elsewhere"))
+        (home / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+        assert not self.key(home, NETRC=str(home / "missing"))
+
+    @pytest.mark.parametrize("content", [b"machine", b"machine api.wandb.ai nonsense", b"\xff\xfe\x00machine"])
+    def test_a_netrc_that_cannot_be_read_is_none(self, home: Path, content: bytes) -> None:
+        (home / ".netrc").write_bytes(content)
+        assert not self.key(home)
+
+    def test_a_folder_of_that_name_is_none(self, home: Path) -> None:
+        (home / ".netrc").mkdir()
+        assert not self.key(home)
+
+    @pytest.mark.parametrize(
+        ("asked", "environ", "mode"),
+        [
+            ("online", {"WANDB_MODE": "offline"}, "online"),
+            ("offline", {"WANDB_API_KEY": "x"}, "offline"),
+            ("disabled", {"WANDB_API_KEY": "x"}, "disabled"),
+            ("auto", {}, "offline"),
+            ("auto", {"WANDB_API_KEY": "x"}, "online"),
+            ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "offline"}, "offline"),
+            ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "dryrun"}, "offline"),
+            ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "Disabled"}, "disabled"),
+            ("auto", {"WANDB_MODE": "online"}, "online"),
+        ],
+    )
+    def test_mode(self, home: Path, asked: Any, environ: dict[str, str], mode: str) -> None:
+        assert tracking_mode(asked, {"HOME": str(home), **environ}) == mode

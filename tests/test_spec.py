@@ -1,0 +1,309 @@
+"""The specification: what is accepted, and what is said, all at once, about what is not."""
+
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import spec as specs
+from orchestrator.errors import SpecError
+from orchestrator.spec import Spec
+
+NOW = datetime(2026, 11, 20, 20, 15, 30)
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {"trainable": "digits", "space": "digits", "metric": "val/accuracy", "goal": "maximize", **changes}
+
+
+def check(*overrides: str, **changes: Any) -> Spec:
+    return specs.check(data(**changes), overrides)
+
+
+def problems(*overrides: str, **changes: Any) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        check(*overrides, **changes)
+    return list(caught.value.problems)
+
+
+def problem(*overrides: str, **changes: Any) -> str:
+    found = problems(*overrides, **changes)
+    assert len(found) == 1, found
+    return found[0]
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("override", "start"),
+        [
+            ("trainabel=x", "unknown key 'trainabel'; did you mean 'trainable'? keys at the top level: name, trainable,"),
+            ("search.sampelr=tpe", "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, seed"),
+            ("schedule.max_epoch=3", "unknown key 'schedule.max_epoch'; did you mean 'max_epochs'? keys in 'schedule':"),
+            ("resources.gpus=1", "unknown key 'resources.gpus'"),
+            ("trials=3", "unknown key 'trials'; did you mean 'budget.trials'? keys at the top level:"),
+            ("max_epochs=3", "unknown key 'max_epochs'; did you mean 'schedule.max_epochs'? keys at the top level:"),
+            ("search.zzz=3", "unknown key 'search.zzz'; keys in 'search': sampler, seed"),
+        ],
+    )
+    def test_unknown(self, override: str, start: str) -> None:
+        assert problem(override).startswith(start)
+
+    def test_unknown_in_class_paths(self) -> None:
+        trainable = {"model": {"class_path": "trainables.digits.DigitsNet", "init_arg": {}}, "dta": {}}
+        assert problems(trainable=trainable) == [
+            "unknown key 'trainable.model.init_arg'; did you mean 'init_args'? keys in 'trainable.model':"
+            " class_path, init_args",
+            "unknown key 'trainable.dta'; did you mean 'data'? keys in 'trainable': model, data",
+        ]
+
+    def test_that_are_no_text(self) -> None:
+        with pytest.raises(SpecError, match="unknown key 1; keys are text"):
+            specs.check({**data(), 1: 2})
+
+    def test_required_ones(self) -> None:
+        with pytest.raises(SpecError) as caught:
+            specs.check({})
+        assert list(caught.value.problems) == [
+            f"'{key}' is required; write it in the sweep's file or as {key}=..."
+            for key in ("trainable", "space", "metric", "goal")
+        ]
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("search.sampler=tppe", "search.sampler is 'tppe'; did you mean 'tpe'? it is one of tpe, random, grid"),
+            ("goal=up", "goal is 'up'; it is one of maximize, minimize"),
+            ("schedule.scheduler=ASHA", "schedule.scheduler is 'ASHA'; did you mean 'asha'? it is one of asha, none"),
+            ("name=a/b", "name is 'a/b'; a sweep's name is up to 56 letters, digits, '-' and '_', the first a letter or"
+                         " digit"),
+            ("trainable=3", "trainable is 3; a trainable is a name, package.module:NAME, or class paths under 'model'"
+                            " and 'data'"),
+            ("space=3", "space is 3; a space is a name, a YAML file, package.module:NAME, or a mapping from name to"
+                        " parameter"),
+            ("budget.trials=0", "budget.trials is 0; input should be greater than or equal to 1"),
+            ("budget.trials=true", "budget.trials is True; write a number"),
+            ("budget.trials=1.5", "budget.trials is 1.5; input should be a valid integer, got a number with a fractional"
+                                  " part"),
+            ("budget.wall_time_s=-1", "budget.wall_time_s is -1; input should be greater than 0"),
+            ("budget.wall_time_s=.nan", "budget.wall_time_s is nan; input should be a finite number"),
+            ("budget.wall_time_s=.inf", "budget.wall_time_s is inf; input should be a finite number"),
+            ("search.seed=-1", "search.seed is -1; input should be greater than or equal to 0"),
+            ("search.seed=4294967296", "search.seed is 4294967296; input should be less than 4294967296"),
+            ("resources.workers=many", "resources.workers is 'many'; input should be a valid integer, unable to parse"
+                                       " string as an integer"),
+            ("resources.concurrency=0", "resources.concurrency is 0; concurrency is 'auto' or a whole number from 1"),
+            ("resources.concurrency=all", "resources.concurrency is 'all'; concurrency is 'auto' or a whole number from"
+                                          " 1"),
+            ("schedule.reduction_factor=1", "schedule.reduction_factor is 1; input should be greater than 1"),
+            ("checkpoints.keep=last", "checkpoints.keep is 'last'; it is one of best, best_and_last, all, none"),
+            ("budget=3", "budget is 3; input should be a valid dictionary or instance of Budget"),
+        ],
+    )  # fmt: skip
+    def test_impossible(self, override: str, message: str) -> None:
+        assert problem(override) == message
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["schedule.grace_epochs=5", "schedule.max_epochs=3"],
+             "schedule.grace_epochs is 5 and schedule.max_epochs 3; a trial cannot be spared for longer than it trains:"
+             " lower the first or raise the second"),
+            (["search.sampler=grid"],
+             "search.sampler is 'grid', but 'lr', 'momentum', 'weight_decay', 'dropout' in the space can take endlessly"
+             " many values; give a step, or use sampler=tpe"),
+            (["resources.strategy=fsdp"],
+             "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"),
+            (["resources.gpus_per_worker=1.5"],
+             "resources.gpus_per_worker is 1.5; above 1 it is a whole number, because a GPU is shared by workers, not a"
+             " worker's work by parts of GPUs"),
+            (["trainer.max_epochs=3"], "trainer.max_epochs is said by schedule.max_epochs instead"),
+            (["trainer.logger=false"], "trainer.logger is said by tracking instead"),
+            (["params.trainer.precision=16"], "params.trainer.precision is said by resources.precision instead"),
+            (["space={trainer.devices: {options: [1, 2]}}"], "space: trainer.devices is said by resources.workers"
+                                                             " instead"),
+            (["params.lr=0.1"], "params.lr: 'lr' is fixed there and searched in the space; take it out of one of them"),
+            (["storage=ftp://host/x"],
+             "storage is 'ftp://host/x'; a URL starts with one of file, s3, gs, gcs, abfs, abfss, hdfs, viewfs, hf"),
+        ],
+    )  # fmt: skip
+    def test_impossible_together(self, overrides: list[str], message: str) -> None:
+        assert problem(*overrides) == message
+
+    @pytest.mark.parametrize("name", specs.TRAINER_ELSEWHERE)
+    def test_what_the_trainer_is_told_elsewhere_is_a_key_of_the_spec(self, name: str) -> None:
+        section, _, key = specs.TRAINER_ELSEWHERE[name].partition(".")
+        assert section in Spec.model_fields
+        assert not key or key in Spec.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        assert problem(f"trainer.{name}=x").startswith(f"trainer.{name} is said by {section}")
+
+    def test_gpus_above_one_may_be_whole(self) -> None:
+        assert check("resources.gpus_per_worker=2").resources.gpus_per_worker == 2
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("override", "start"),
+        [
+            ("trainable=digit", "no trainable 'digit'; did you mean 'digits'? available: digits"),
+            ("trainable=zzz", "no trainable 'zzz'; available: digits"),
+            ("space=digit", "no search space 'digit'; did you mean 'digits'? available: digits"),
+            ("space=missing.yaml", "no search space file 'missing.yaml'"),
+            ("trainable=trainables.digits:TRAINABEL", "'trainables.digits:TRAINABEL': "),
+            ("trainable=nowhere.at.all:X", "'nowhere.at.all:X': no module 'nowhere.at.all' is importable from "),
+            ("space=search_spaces.digits:SPAC", "'search_spaces.digits:SPAC': "),
+            ("trainable.model.class_path=trainables.digits.Digit", "'trainable' is 'digits', which has no keys"),
+        ],
+    )
+    def test_that_do_not_exist(self, override: str, start: str) -> None:
+        found = problem(override)
+        assert start in found
+        if "TRAINABEL" in override:
+            assert found.endswith("did you mean 'TRAINABLE'?")
+
+    def test_class_paths_are_looked_up(self) -> None:
+        trainable = {"model": {"class_path": "trainables.digits.DigitNet"}, "data": {"class_path": "Digits"}}
+        model, given = problems(trainable=trainable)
+        assert model.startswith("trainable.model.class_path: 'trainables.digits.DigitNet': ")
+        assert model.endswith("; did you mean 'DigitsNet'?")
+        assert given == "trainable.data.class_path: 'Digits' is not a class path; write package.module.Class"
+
+    def test_class_paths_that_exist(self) -> None:
+        spec = check(trainable={"model": {"class_path": "trainables.digits.DigitsNet", "init_args": {"lr": 0.1}}})
+        assert not isinstance(spec.trainable, str)
+        assert spec.trainable.model.init_args == {"lr": 0.1}
+        assert spec.trainable.data is None
+
+    def test_a_space_written_out_breaks_its_own_rules(self) -> None:
+        assert problem(space={"lr": {"type": "floot"}}) == (
+            "space: 'lr' has type 'floot', which there is none of; did you mean 'float'?"
+        )
+
+
+def test_everything_is_said_at_once() -> None:
+    found = problems(
+        "search.sampler=tppe", "budget.trials=0", "nonsense", "trainable=digit", metric="", foo=1, space="digit"
+    )
+    assert len(found) == 7
+    for part in ("'nonsense' is not an override", "'tppe'", "budget.trials is 0", "metric is ''", "'foo'",
+                 "no trainable 'digit'", "no search space 'digit'"):  # fmt: skip
+        assert sum(part in text for text in found) == 1, part
+
+
+class TestOverrides:
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("lr", "'lr' is not an override; write key=value, e.g. budget.trials=50"),
+            ("=3", "'=3' is not an override; write key=value, e.g. budget.trials=50"),
+            ("name.x=3", "name.x: 'name' is 'a', which has no keys; override 'name' itself"),
+        ],
+    )
+    def test_that_are_none(self, override: str, message: str) -> None:
+        assert message in problems(override, name="a")
+
+    def test_of_broken_yaml(self) -> None:
+        assert problem("tracking.tags=[a").startswith("the value of tracking.tags is not valid YAML: while parsing")
+
+    def test_values_are_yaml(self) -> None:
+        spec = check("budget.trials=1e2", "tracking.tags=[a, b]", "params.x=1e-4", "budget.wall_time_s=null",
+                     "params.flag=true", "params.text=a=b", "params.depth=3")  # fmt: skip
+        assert (spec.budget.trials, spec.tracking.tags, spec.budget.wall_time_s) == (100, ["a", "b"], None)
+        assert spec.params == {"x": 1e-4, "flag": True, "text": "a=b", "depth": 3}
+
+    def test_names_of_the_users_own_may_hold_dots(self) -> None:
+        model = {"class_path": "trainables.digits.DigitsNet"}
+        spec = check("params.optimizer.lr=0.1", "trainable.model.init_args.net.depth=3", trainable={"model": model})
+        assert spec.params == {"optimizer.lr": 0.1}
+        assert not isinstance(spec.trainable, str)
+        assert spec.trainable.model.init_args == {"net.depth": 3}
+
+    def test_the_last_one_counts(self) -> None:
+        assert check("budget.trials=1", "budget.trials=2").budget.trials == 2
+
+    def test_into_a_section_left_empty(self) -> None:
+        assert check("budget.trials=3", budget=None).budget.trials == 3
+
+
+class TestFiles:
+    def test_yaml_floats_without_a_dot_are_numbers(self, tmp_path: Path) -> None:
+        path = tmp_path / "sweep.yaml"
+        path.write_text("trainable: digits\nmetric: a\ngoal: minimize\nparams: {x: 1e-4, y: -2E+3, z: 1e5x}\n"
+                        "space: {lr: {type: float, low: 1e-4, high: 1e-1, log: true}}\n")  # fmt: skip
+        spec = specs.read(str(path), ["budget.trials=3"])
+        assert spec.params == {"x": 1e-4, "y": -2000.0, "z": "1e5x"}
+        assert spec.load_space().to_data()["lr"]["low"] == 1e-4
+        assert spec.budget.trials == 3
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [("- a\n", "holds list; a sweep is a mapping"), ("a: [", "is not valid YAML"), ("", "holds NoneType")],
+    )
+    def test_that_hold_no_sweep(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "sweep.yaml").write_text(text)
+        with pytest.raises(Exception, match=message) as caught:
+            specs.read(str(tmp_path / "sweep.yaml"))
+        assert caught.type.__name__ in ("SpecError", "InputError")
+
+    def test_that_do_not_exist(self) -> None:
+        with pytest.raises(SpecError, match="no sweep 'defautl'; did you mean 'default'. available: .*default"):
+            specs.read("defautl")
+
+    @pytest.mark.parametrize("overrides", [[], ["params.x=1e-4", "budget.wall_time_s=1.5", "name=x"]])
+    def test_round_trip(self, overrides: list[str]) -> None:
+        for spec in (specs.read(None, overrides), specs.resolve(specs.read(None, overrides), NOW)):
+            assert Spec.from_yaml(spec.to_yaml()) == spec
+
+
+class TestResolve:
+    def test_everything_is_decided(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+            monkeypatch.delenv(name, raising=False)
+        spec = specs.resolve(check(), NOW)
+        assert spec.name == "digits-20261120-201530"
+        assert spec.trials == 20
+        assert spec.search.seed is not None
+        assert spec.tracking.mode == "offline"
+        assert spec.storage == str(tmp_path / "results")
+        assert specs.resolve(spec, NOW) == spec
+
+    def test_what_was_said_stays(self) -> None:
+        spec = specs.resolve(
+            check("name=x", "budget.trials=3", "search.seed=0", "tracking.mode=online", "storage=s3://b/x?region=y"), NOW
+        )
+        assert (spec.name, spec.budget.trials, spec.search.seed, spec.tracking.mode, spec.storage) == (
+            "x", 3, 0, "online", "s3://b/x?region=y"
+        )  # fmt: skip
+
+    def test_seeds_are_drawn_anew(self) -> None:
+        assert specs.resolve(check(), NOW).search.seed != specs.resolve(check(), NOW).search.seed
+
+    @pytest.mark.parametrize(("asked", "trials"), [("null", 6), ("4", 4), ("6", 6), ("200", 6)])
+    def test_a_grid_has_no_more_trials_than_points(self, asked: str, trials: int) -> None:
+        space = {"a": {"options": [1, 2, 3]}, "b": {"options": [1, 2]}}
+        assert check("search.sampler=grid", f"budget.trials={asked}", space=space).trials == trials
+
+    def test_the_name_of_class_paths(self) -> None:
+        spec = check(trainable={"model": {"class_path": "trainables.digits.DigitsNet"}})
+        assert specs.resolve(spec, NOW).name == "digitsnet-20261120-201530"
+
+
+def test_a_rejected_spec_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestrator.search", "search.sampler=tppe", "budgt.trials=3"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(specs.__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0] == (
+        "error: search.sampler is 'tppe'; did you mean 'tpe'? it is one of tpe, random, grid"
+    )
+    assert done.stderr.splitlines()[1].startswith("error: unknown key 'budgt'; did you mean 'budget'?")
+    assert len(done.stderr.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,325 @@
+"""The switchboard as plain asyncio: what counts, what comes too late, and that nobody waits for ever."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from orchestrator import switchboard
+from orchestrator.messages import Ended, Job, Lost, Notice, Outcome, Report, Started, Verdict
+from orchestrator.switchboard import DIED, MAX_STILLBORN, Switchboard
+
+S = "slot"
+Scenario = Callable[[Switchboard], Coroutine[Any, Any, None]]
+
+
+def job(number: int = 0) -> Job:
+    return Job(number=number, params={}, seed=1)
+
+
+def report(number: int = 0, epoch: int = 1) -> Report:
+    return Report(
+        number=number, epoch=epoch, value=0.5, metrics={}, best_epoch=epoch, checkpoint=None, best_checkpoint=None
+    )
+
+
+def ended(number: int = 0, outcome: Outcome = Outcome.COMPLETE) -> Ended:
+    return Ended(number=number, outcome=outcome)
+
+
+def play(scenario: Scenario) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(scenario(Switchboard()), 10)
+
+    asyncio.run(limited())
+
+
+async def nothing_happens(board: Switchboard, slot: str = S) -> bool:
+    return await board.next_event(slot, 0.01) is None
+
+
+async def hold(board: Switchboard, number: int = 0, incarnation: str = "a") -> None:
+    """A new worker group takes a trial."""
+    await board.join(S, incarnation)
+    await board.assign(S, job(number))
+    taken = await board.take(S, incarnation, 0)
+    assert taken is not None
+    assert taken[1].number == number
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_trial_from_job_to_end() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await hold(board)
+        await board.started(S, "a", Started(number=0, slot="slot", wandb_run=None))
+        waiting = asyncio.create_task(board.report(S, "a", report()))
+        assert await board.next_event(S, 1) == report()
+        assert not waiting.done()
+        await board.answer(S, Verdict.PRUNE)
+        assert await waiting is Verdict.PRUNE
+        await board.ended(S, "a", ended(outcome=Outcome.PRUNED))
+        assert await board.next_event(S, 1) == ended(outcome=Outcome.PRUNED)
+        assert await board.news() == [Started(number=0, slot="slot", wandb_run=None), ended(outcome=Outcome.PRUNED)]
+        assert await board.news() == []
+
+    play(scenario)
+
+
+def test_workers_wait_for_the_next_trial_and_get_each_once() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await board.join(S, "a")
+        ranks = [asyncio.create_task(board.take(S, "a", 0)) for _ in range(2)]
+        await settle()
+        assert not any(rank.done() for rank in ranks)
+        await board.assign(S, job(0))
+        assert await asyncio.gather(*ranks) == [(1, job(0)), (1, job(0))]
+        again = asyncio.create_task(board.take(S, "a", 1))
+        await settle()
+        assert not again.done()
+        await board.ended(S, "a", ended())
+        await board.assign(S, job(1))
+        assert await again == (2, job(1))
+
+    play(scenario)
+
+
+def test_slots_do_not_hear_each_other() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await hold(board)
+        await board.ended(S, "a", ended())
+        assert await nothing_happens(board, "another")
+        assert await board.next_event(S, 1) == ended()
+
+    play(scenario)
+
+
+def test_an_event_that_comes_late_is_waited_for() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await hold(board)
+        event = asyncio.create_task(board.next_event(S, 5))
+        await settle()
+        await board.ended(S, "a", ended())
+        assert await event == ended()
+
+    play(scenario)
+
+
+class TestDeath:
+    def test_a_trial_lost_while_held_is_lost_once(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.lost(S, "a", Lost(error="boom"))
+            await board.lost(S, "a", Lost(error="rank 1 as well"))
+            await board.group_failed(S, "rank 0: boom")
+            await board.join(S, "b")
+            await board.group_gone(S, "gave up")
+            assert await board.next_event(S, 1) == Lost(error="boom")
+            assert await nothing_happens(board)
+
+        play(scenario)
+
+    @pytest.mark.parametrize(("cause", "error"), [("rank 0: SystemExit", "rank 0: SystemExit"), (None, DIED)])
+    def test_a_killed_group_is_noticed_when_the_next_one_joins(self, cause: str | None, error: str) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            if cause:
+                await board.group_failed(S, cause)
+            await board.join(S, "b")
+            assert await board.next_event(S, 1) == Lost(error=error)
+            assert await nothing_happens(board)
+
+        play(scenario)
+
+    def test_a_cause_is_not_held_against_the_next_trial(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.group_failed(S, "rank 0: first")
+            await board.join(S, "b")
+            await board.next_event(S, 1)
+            await board.assign(S, job(1))
+            await board.take(S, "b", 0)
+            await board.join(S, "c")
+            assert await board.next_event(S, 1) == Lost(error=DIED)
+
+        play(scenario)
+
+    def test_late_news_of_the_dead_is_ignored(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.join(S, "b")
+            assert isinstance(await board.next_event(S, 1), Lost)
+            await board.assign(S, job(0))
+            assert await board.take(S, "b", 0) is not None
+            assert await board.report(S, "a", report()) is Verdict.INTERRUPT
+            await board.started(S, "a", Started(number=0, slot="slot", wandb_run="old"))
+            await board.ended(S, "a", ended())
+            await board.lost(S, "a", Lost(error="late"))
+            assert await nothing_happens(board)
+            assert await board.news() == []
+            await board.ended(S, "b", ended())
+            assert await board.next_event(S, 1) == ended()
+
+        play(scenario)
+
+    def test_the_dead_take_nothing(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.lost(S, "a", Lost(error="rank 1 raised"))
+            await board.assign(S, job(0))
+            waiting = asyncio.create_task(board.take(S, "a", 1))
+            await settle()
+            assert not waiting.done()
+            await board.join(S, "b")
+            taken = await board.take(S, "b", 0)
+            assert taken is not None
+            assert not waiting.done()
+            waiting.cancel()
+
+        play(scenario)
+
+    def test_a_trial_that_nobody_took_is_not_lost_when_a_group_joins(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await board.assign(S, job())
+            await board.join(S, "a")
+            await board.join(S, "b")
+            assert await nothing_happens(board)
+            assert await board.take(S, "b", 0) == (1, job())
+
+        play(scenario)
+
+    def test_a_group_that_is_gone_loses_its_trial_even_if_not_taken(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await board.assign(S, job())
+            await board.group_gone(S, "gave up")
+            assert await board.next_event(S, 1) == Lost(error="gave up")
+
+        play(scenario)
+
+    def test_groups_that_die_before_they_take_a_trial_end_it_as_broken(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await board.assign(S, job())
+            for _ in range(MAX_STILLBORN - 1):
+                await board.group_failed(S, "ImportError: no module")
+                assert await nothing_happens(board)
+            await board.group_failed(S, "ImportError: no module")
+            lost = await board.next_event(S, 1)
+            assert isinstance(lost, Lost)
+            assert lost.outcome is Outcome.BROKEN
+            assert lost.error == (
+                f"{MAX_STILLBORN} worker groups in a row died before they took a trial: ImportError: no module"
+            )
+            assert await nothing_happens(board)
+
+        play(scenario)
+
+    def test_groups_that_took_trials_in_between_do_not_count(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            for round_ in range(2 * MAX_STILLBORN):
+                incarnation = f"group {round_}"
+                await hold(board, incarnation=incarnation)
+                await board.lost(S, incarnation, Lost(error="boom"))
+                await board.group_failed(S, "boom")
+                assert await board.next_event(S, 1) == Lost(error="boom")
+
+        play(scenario)
+
+
+class TestInterruption:
+    def test_a_trial_that_nobody_took_ends_there_and_then(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await board.join(S, "a")
+            await board.assign(S, job())
+            await board.interrupt(Outcome.INTERRUPTED)
+            assert await board.next_event(S, 5) == ended(outcome=Outcome.INTERRUPTED)
+            assert await nothing_happens(board)
+            waiting = asyncio.create_task(board.take(S, "a", 0))
+            await settle()
+            assert not waiting.done()
+            waiting.cancel()
+
+        play(scenario)
+
+    @pytest.mark.parametrize(
+        ("outcome", "verdict"), [(Outcome.INTERRUPTED, Verdict.INTERRUPT), (Outcome.PRUNED, Verdict.PRUNE)]
+    )
+    def test_one_that_waits_for_a_verdict_is_told(self, outcome: Outcome, verdict: Verdict) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            waiting = asyncio.create_task(board.report(S, "a", report()))
+            assert await board.next_event(S, 1) == report()
+            await board.interrupt(outcome)
+            assert await waiting is verdict
+            await board.answer(S, Verdict.CONTINUE)  # the scheduler's, too late
+            await board.ended(S, "a", ended(outcome=outcome))
+            assert await board.next_event(S, 1) == ended(outcome=outcome)
+
+        play(scenario)
+
+    @pytest.mark.parametrize(
+        ("outcome", "verdict"), [(Outcome.INTERRUPTED, Verdict.INTERRUPT), (Outcome.PRUNED, Verdict.PRUNE)]
+    )
+    def test_an_epoch_that_ends_afterwards_is_recorded_all_the_same(self, outcome: Outcome, verdict: Verdict) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.interrupt(outcome)
+            assert await board.report(S, "a", report()) is verdict
+            assert await board.next_event(S, 1) == report()
+
+        play(scenario)
+
+    def test_everyone_who_waits_for_it_hears_it(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            watches = [asyncio.create_task(board.interrupted()) for _ in range(2)]
+            await settle()
+            assert not any(watch.done() for watch in watches)
+            await board.interrupt(Outcome.PRUNED)
+            await board.interrupt(Outcome.INTERRUPTED)  # the first one counts
+            assert await asyncio.gather(*watches, board.interrupted()) == [Outcome.PRUNED] * 3
+
+        play(scenario)
+
+    def test_workers_who_do_not_end_in_time_are_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(switchboard, "INTERRUPT_TIMEOUT_S", 0.0)
+
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.interrupt(Outcome.INTERRUPTED)
+            assert await board.next_event(S, 5) == ended(outcome=Outcome.INTERRUPTED)
+            await board.ended(S, "a", ended())
+            assert await board.report(S, "a", report()) is Verdict.INTERRUPT
+            assert await nothing_happens(board)
+
+        play(scenario)
+
+    def test_workers_in_mid_step_have_time(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.interrupt(Outcome.INTERRUPTED)
+            assert await nothing_happens(board)
+
+        play(scenario)
+
+
+def test_closing_lets_the_workers_return() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await board.join(S, "a")
+        waiting = asyncio.create_task(board.take(S, "a", 0))
+        await settle()
+        await board.close(S)
+        assert await waiting is None
+        assert await board.take(S, "a", 0) is None
+
+    play(scenario)
+
+
+def test_notices_are_news() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await board.notice(Notice(text="W&B cannot be reached"))
+        assert await board.news() == [Notice(text="W&B cannot be reached")]
+
+    play(scenario)
