@@ -77,7 +77,8 @@ def summary(path: Path) -> str:
 def problem_with_trainable(reference: str) -> str | None:
     """Why a trainable's name or `package.module:NAME` leads nowhere, or None; imports nothing."""
     if ":" in reference:
-        return _problem_with_attribute(*reference.split(":", 1), reference)
+        module, name = reference.split(":", 1)
+        return _problem_with_attribute(module, name, reference)
     known = names(TRAINABLES)
     if reference not in known:
         return _unknown("trainable", reference, known, "or give package.module:NAME")

@@ -212,7 +212,7 @@ def _best(arguments: argparse.Namespace) -> int:
 
 
 def _listing(kind: str) -> Callable[[argparse.Namespace], int]:
-    def listing(arguments: argparse.Namespace) -> int:
+    def listing(_: argparse.Namespace) -> int:
         found = catalog.names({"trainables": catalog.TRAINABLES, "spaces": catalog.SPACES}[kind])
         _print_rows([(name, catalog.summary(path)) for name, path in found.items()])
         return 0

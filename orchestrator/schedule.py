@@ -46,15 +46,19 @@ class EpochAsha(FIFOScheduler):
                 self._asha.on_trial_result(None, trial, {"epoch": epoch, "value": value})
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial begins, or goes on after a resume."""
         self._asha.on_trial_add(tune_controller, _numbered(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Whether a trial goes on after an epoch."""
         return str(self._asha.on_trial_result(tune_controller, _numbered(trial), result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """A trial ended by itself."""
         self._asha.on_trial_complete(tune_controller, _numbered(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial failed, or was taken back."""
         self._asha.on_trial_remove(tune_controller, _numbered(trial))
 
 

@@ -50,8 +50,8 @@ class Trainable:
                 taken = accepts.get(part)
                 if taken is not None and rest not in taken:
                     problems.append(
-                        f"hyperparameter '{name}': {self._name_of(part)} takes no '{rest}'{near_miss(rest, taken) or ';'}"
-                        f" it takes: {', '.join(sorted(taken)) or 'none'}"
+                        f"hyperparameter '{name}': {self._name_of(part)} takes no '{rest}'"
+                        f"{near_miss(rest, taken) or ';'} it takes: {', '.join(sorted(taken)) or 'none'}"
                     )
                 continue
             takers = [part for part, names in accepts.items() if names is not None and name in names]

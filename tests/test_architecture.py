@@ -125,7 +125,9 @@ def test_the_mechanism_names_no_trainable_and_no_space() -> None:
         path = ROOT / "orchestrator" / f"{module}.py"
         assert {name.partition(".")[0] for name in imports(path)} & {"trainables", "search_spaces"} == set()
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        words = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
         assert words & named == set(), module
 
 

@@ -75,7 +75,7 @@ class TestNames:
     def test_sweeps(self, here: Path) -> None:
         assert catalog.find_sweep("own") == here / "sweeps/own.yaml"
         assert catalog.find_sweep("sweeps/own.yaml") == Path("sweeps/own.yaml")
-        with pytest.raises(SpecError, match="no sweep 'onw'; did you mean 'own'.") as caught:
+        with pytest.raises(SpecError, match=r"no sweep 'onw'; did you mean 'own'.") as caught:
             catalog.find_sweep("onw")
         assert caught.value.exit_code == 2
 
@@ -192,7 +192,9 @@ print(catalog.load_space("digits") is not None)
             catalog.load_space(reference)
 
     def test_trainables_that_are_none(self) -> None:
-        with pytest.raises(SpecError, match="json:loads is a function; a trainable is a Trainable or a LightningModule"):
+        with pytest.raises(
+            SpecError, match="json:loads is a function; a trainable is a Trainable or a LightningModule"
+        ):
             catalog.load_trainable("json:loads")
         with pytest.raises(SpecError, match="module 'json' defines no 'load_all'"):
             catalog.load_trainable("json:load_all")

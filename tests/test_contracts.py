@@ -75,7 +75,9 @@ class TestTrainables:
         assert pickle.loads(pickle.dumps(trainable)) == trainable
         model = trainable.model()
         again = pickle.loads(pickle.dumps(model))
-        assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in model.state_dict().items()
+        }
 
 
 @pytest.mark.parametrize("spec", SWEEPS, ids=list(catalog.names(catalog.SWEEPS)))

@@ -46,6 +46,11 @@ def write_checkpoint(folder: SweepFolder, number: int, epoch: int, scratch: Path
     return path
 
 
+def fail_while_writing(folder: SweepFolder, path: str, scratch: Path) -> None:
+    with pytest.raises(ZeroDivisionError), folder.writing(path, scratch) as local:
+        local.write_text(str(1 / (local.write_text("half") - 4)))
+
+
 class TestAnyStorage:
     def test_it_exists_once_its_spec_is_written(self, folder: SweepFolder, storage: str) -> None:
         assert not folder.exists()
@@ -101,9 +106,7 @@ class TestAnyStorage:
 
     def test_a_file_is_whole_or_not_there(self, folder: SweepFolder, tmp_path: Path) -> None:
         path = write_checkpoint(folder, 0, 1, tmp_path, "first")
-        with pytest.raises(ZeroDivisionError), folder.writing(path, tmp_path) as local:
-            local.write_text("sec")
-            raise ZeroDivisionError
+        fail_while_writing(folder, path, tmp_path)
         assert folder.local_copy(path, tmp_path).read_text() == "first"
         assert list(folder.checkpoints(0)) == [1]
 
@@ -152,9 +155,7 @@ class TestLocal:
 
     def test_nothing_is_left_beside(self, folder: SweepFolder, tmp_path: Path) -> None:
         folder.write_text("a.txt", "x")
-        with pytest.raises(ZeroDivisionError), folder.writing("b.ckpt", tmp_path) as local:
-            local.write_text("half")
-            raise ZeroDivisionError
+        fail_while_writing(folder, "b.ckpt", tmp_path)
         assert [path.name for path in folder.work.iterdir()] == ["a.txt"]
 
     def test_a_reader_never_sees_half(self, folder: SweepFolder, tmp_path: Path) -> None:

@@ -80,7 +80,13 @@ def test_the_document(folder: SweepFolder, records: list[TrialRecord], tmp_path:
     }
     assert document["trials"][2]["error"] == "ValueError: boom, twice"
     waiting = document["trials"][3]
-    assert [waiting[key] for key in ("value", "epochs", "checkpoint", "started", "ended")] == [None, 0, None, None, None]
+    assert [waiting[key] for key in ("value", "epochs", "checkpoint", "started", "ended")] == [
+        None,
+        0,
+        None,
+        None,
+        None,
+    ]
     assert waiting["wandb_run"] == "https://wandb.ai/x/y/runs/s-3"
 
 

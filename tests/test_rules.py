@@ -24,7 +24,9 @@ class TestFailures:
     def test_only_failed_trials_are_tried_again(self, outcome: Outcome) -> None:
         assert failures.is_retried(outcome=outcome, attempt=0, retries=1) == (outcome is Outcome.FAILED)
 
-    @pytest.mark.parametrize(("attempt", "retries", "again"), [(0, 0, False), (0, 1, True), (1, 1, False), (1, 2, True)])
+    @pytest.mark.parametrize(
+        ("attempt", "retries", "again"), [(0, 0, False), (0, 1, True), (1, 1, False), (1, 2, True)]
+    )
     def test_as_often_as_retries_say(self, attempt: int, retries: int, again: bool) -> None:
         assert failures.is_retried(outcome=Outcome.FAILED, attempt=attempt, retries=retries) is again
 
@@ -169,11 +171,11 @@ class TestCapacity:
     @pytest.mark.parametrize(
         ("have", "resources", "message"),
         [
-            ({"CPU": 2}, {"workers": 3}, "a trial needs 3 CPUs (resources.workers=3), and there can be 2 CPUs; ask for"),
+            ({"CPU": 2}, {"workers": 3}, "a trial needs 3 CPUs (resources.workers=3), and there can be 2 CPUs; ask"),
             ({"CPU": 2}, {"gpus_per_worker": 0.5}, "a trial needs 1 CPU and 0.5 GPUs (resources.workers=1), and there "
                                                    "can be 0 GPUs; ask for"),
-            ({"CPU": 2}, {"concurrency": 3}, "resources.concurrency is 3, but a trial needs 1 CPU (resources.workers=1),"
-                                             " and there can be 2 CPUs: at most 2 at once"),
+            ({"CPU": 2}, {"concurrency": 3}, "resources.concurrency is 3, but a trial needs 1 CPU (resources.workers=1)"
+                                             ", and there can be 2 CPUs: at most 2 at once"),
         ],
     )  # fmt: skip
     def test_what_does_not_fit_is_refused(self, have: dict[str, float], resources: Any, message: str) -> None:
@@ -212,7 +214,8 @@ class TestNaming:
         assert len({naming.trial_seed(seed, number) for seed in range(20) for number in range(50)}) == 1000
 
     @pytest.mark.parametrize(
-        ("word", "hint"), [("cifr10", "; did you mean 'cifar10'?"), ("CIFAR10", "; did you mean 'cifar10'?"), ("zzz", "")]
+        ("word", "hint"),
+        [("cifr10", "; did you mean 'cifar10'?"), ("CIFAR10", "; did you mean 'cifar10'?"), ("zzz", "")],
     )
     def test_near_miss(self, word: str, hint: str) -> None:
         assert naming.near_miss(word, ["digits", "cifar10"]) == hint

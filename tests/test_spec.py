@@ -40,9 +40,18 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("override", "start"),
         [
-            ("trainabel=x", "unknown key 'trainabel'; did you mean 'trainable'? keys at the top level: name, trainable,"),
-            ("search.sampelr=tpe", "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, seed"),
-            ("schedule.max_epoch=3", "unknown key 'schedule.max_epoch'; did you mean 'max_epochs'? keys in 'schedule':"),
+            (
+                "trainabel=x",
+                "unknown key 'trainabel'; did you mean 'trainable'? keys at the top level: name, trainable,",
+            ),
+            (
+                "search.sampelr=tpe",
+                "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, seed",
+            ),
+            (
+                "schedule.max_epoch=3",
+                "unknown key 'schedule.max_epoch'; did you mean 'max_epochs'? keys in 'schedule':",
+            ),
             ("resources.gpus=1", "unknown key 'resources.gpus'"),
             ("trials=3", "unknown key 'trials'; did you mean 'budget.trials'? keys at the top level:"),
             ("max_epochs=3", "unknown key 'max_epochs'; did you mean 'schedule.max_epochs'? keys at the top level:"),
@@ -88,8 +97,8 @@ class TestValues:
                         " parameter"),
             ("budget.trials=0", "budget.trials is 0; input should be greater than or equal to 1"),
             ("budget.trials=true", "budget.trials is True; write a number"),
-            ("budget.trials=1.5", "budget.trials is 1.5; input should be a valid integer, got a number with a fractional"
-                                  " part"),
+            ("budget.trials=1.5", "budget.trials is 1.5; input should be a valid integer, got a number with a"
+                                  " fractional part"),
             ("budget.wall_time_s=-1", "budget.wall_time_s is -1; input should be greater than 0"),
             ("budget.wall_time_s=.nan", "budget.wall_time_s is nan; input should be a finite number"),
             ("budget.wall_time_s=.inf", "budget.wall_time_s is inf; input should be a finite number"),
@@ -251,7 +260,7 @@ class TestFiles:
         assert caught.type.__name__ in ("SpecError", "InputError")
 
     def test_that_do_not_exist(self) -> None:
-        with pytest.raises(SpecError, match="no sweep 'defautl'; did you mean 'default'. available: .*default"):
+        with pytest.raises(SpecError, match=r"no sweep 'defautl'; did you mean 'default'. available: .*default"):
             specs.read("defautl")
 
     @pytest.mark.parametrize("overrides", [[], ["params.x=1e-4", "budget.wall_time_s=1.5", "name=x"]])
@@ -276,7 +285,8 @@ class TestResolve:
 
     def test_what_was_said_stays(self) -> None:
         spec = specs.resolve(
-            check("name=x", "budget.trials=3", "search.seed=0", "tracking.mode=online", "storage=s3://b/x?region=y"), NOW
+            check("name=x", "budget.trials=3", "search.seed=0", "tracking.mode=online", "storage=s3://b/x?region=y"),
+            NOW,
         )
         assert (spec.name, spec.budget.trials, spec.search.seed, spec.tracking.mode, spec.storage) == (
             "x", 3, 0, "online", "s3://b/x?region=y"
