@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader, TensorDataset
@@ -29,10 +28,11 @@ class OneBatch(LightningModule):
         self.x = x
         self.layer = torch.nn.Linear(1, 1)
 
-    def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:  # noqa: ARG002
+    def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
         """The loss of one batch, features of shape (1, 1); a scalar."""
         self.log("value", self.x)
-        return self.layer(batch[0]).sum()
+        loss: torch.Tensor = self.layer(batch[0]).sum()
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD."""
@@ -44,7 +44,7 @@ class OneBatch(LightningModule):
 
 
 def main() -> None:
-    """Run the sweep, and print a JSON object for every tenth of it: trials, seconds, and memory of the sweep process."""
+    """Run the sweep, and print for every tenth of it: trials, their rate, memory of the sweep process."""
     options = parser(__doc__)
     options.set_defaults(trials=2000)
     args = options.parse_args()
@@ -68,11 +68,17 @@ def main() -> None:
             if ended < marks[0] or first is None:
                 continue
             elapsed_s = max(time.time() - first[0], 1e-9)
-            rss_mib = psutil.Process(sweep.pid).memory_info().rss / 2**20
+            rss_mib = _rss_mib(sweep.pid)
             rate = (ended - first[1]) / elapsed_s
             print(json.dumps({"trials": ended, "trials_per_s": round(rate, 2), "rss_mib": round(rss_mib)}), flush=True)
             marks = [mark for mark in marks if mark > ended]
         sweep.wait()
+
+
+def _rss_mib(pid: int) -> float:
+    """Resident memory of a process, from Linux's /proc."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
 def _ended(results: Path) -> int:

@@ -58,7 +58,7 @@ class Stamps(Callback):
         with self.file.open("a") as lines:
             lines.write(json.dumps([moment, time.time()]) + "\n")
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A metric is there."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             self.add("metric")

@@ -241,6 +241,8 @@ def _attribute(module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except AttributeError as exc:
         raise SpecError(f"module '{module}' defines no '{name}'") from exc
+    except ImportError as exc:
+        raise SpecError(f"module '{module}' cannot be imported: {exc}") from exc
 
 
 def _as_space(found: Any, reference: str) -> Space:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,8 +33,13 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 1 for what went wrong, 2 for input that breaks rules."""
+    sys.path[:0] = [] if os.getcwd() in sys.path or "" in sys.path else [os.getcwd()]  # as `python -m` does
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, more = parser.parse_known_args(argv)
+    if any(word.startswith("-") or "=" not in word for word in more) or (more and "words" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # argparse takes what stands before the first option only
+        arguments.words += more
     verb: Callable[[argparse.Namespace], int] = arguments.verb
     try:
         return verb(arguments)
@@ -61,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def add_spec(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("spec", nargs="*", metavar="SWEEP.yaml | key=value",
+        sub.add_argument("words", nargs="*", metavar="SWEEP.yaml | key=value",
                          help="a sweep's file or a name from sweeps/ (default: 'default'), then overrides")  # fmt: skip
 
     search = add("search", _search, "run a sweep")
@@ -70,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add_spec(add("validate", _validate, "check a sweep's file and overrides, and start nothing"))
     resumed = add("resume", _resume, "go on with a sweep that was stopped, killed, or should get a larger budget")
     _add_sweep(resumed, required=True)
-    resumed.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. budget.trials=100")
+    resumed.add_argument("words", nargs="*", metavar="key=value", help="e.g. budget.trials=100")
     status = add("status", _status, "what runs and what is best, of a live sweep or a dead one")
     _add_sweep(status, required=False)
     status.add_argument("--json", action="store_true", help="print what results.json holds")
@@ -100,7 +106,7 @@ def _read_spec(words: Sequence[str]) -> Spec:
 def _search(arguments: argparse.Namespace) -> int:
     from orchestrator.spec import resolve
 
-    spec = resolve(_read_spec(arguments.spec), datetime.now())
+    spec = resolve(_read_spec(arguments.words), datetime.now())
     if arguments.dry_run:
         return _dry_run(spec)
     from orchestrator import progress, sweep
@@ -112,8 +118,8 @@ def _resume(arguments: argparse.Namespace) -> int:
     from orchestrator import spec as specs
 
     folder, spec = _find(arguments)
-    if arguments.overrides:
-        changed = specs.resolve(specs.check(spec.model_dump(mode="json"), arguments.overrides), datetime.now())
+    if arguments.words:
+        changed = specs.resolve(specs.check(spec.model_dump(mode="json"), arguments.words), datetime.now())
         fixed = ("name", "storage", "trainable", "space", "params", "metric", "goal")
         if problems := [
             f"{key} is part of what the sweep is, and stays; start a new sweep for another"
@@ -152,7 +158,7 @@ def _dry_run(spec: Spec) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    spec = _read_spec(arguments.spec)
+    spec = _read_spec(arguments.words)
     print(f"valid: {spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path}"
           f" over {len(spec.load_space())} parameters, {spec.goal} {spec.metric}")  # fmt: skip
     return 0

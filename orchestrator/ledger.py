@@ -230,10 +230,10 @@ class _Grid(RandomSampler):
 
     def sample_independent(
         self,
-        study: optuna.Study,  # noqa: ARG002 - Optuna's signature
+        study: optuna.Study,
         trial: FrozenTrial,
         param_name: str,
-        param_distribution: BaseDistribution,  # noqa: ARG002
+        param_distribution: BaseDistribution,
     ) -> Any:
         """The parameter's value at the trial's point."""
         return self._points[trial.number][param_name]

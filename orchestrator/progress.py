@@ -203,5 +203,3 @@ def _took(record: TrialRecord) -> str:
     if record.started is None:
         return ""
     return duration(((record.ended or datetime.now().astimezone()) - record.started).total_seconds())
-
-

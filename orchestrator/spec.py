@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -256,17 +257,35 @@ def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
     problems: list[str] = []
     for override in overrides:
         problems += _override(data, override)
+    wrong_names = list(_problems_with_names(data))
+    spec: Spec | None
     try:
         spec = Spec.model_validate(data)
     except ValidationError as exc:
-        spec = None
         problems += dict.fromkeys(_sentence(error) for error in exc.errors() if not _is_other_branch(error, data))
-    problems += _problems_with_names(data)
-    if spec is not None and not problems:
+        spec = _sound_part(data, exc)
+    problems += wrong_names
+    if spec is not None and not wrong_names:
         problems += _problems_between(spec)
     if problems or spec is None:
         raise SpecError(problems)
     return spec
+
+
+def _sound_part(data: Mapping[str, Any], exc: ValidationError) -> Spec | None:
+    """A spec without the values that are wrong by themselves, to find what is wrong between the others."""
+    sound = copy.deepcopy(dict(data))
+    for error in exc.errors():
+        *parents, last = error["loc"]
+        section: Any = sound
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(last, None)
+    try:
+        return Spec.model_validate(sound)
+    except ValidationError:
+        return None
 
 
 def resolve(spec: Spec, now: datetime) -> Spec:

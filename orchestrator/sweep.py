@@ -205,7 +205,9 @@ class Sweep:
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
             self._stop(Status.FAILED, error(ended.error or ""))
         elif failures.too_many(failed=failed, max_failed=self.spec.failures.max_failed):
-            why = f"{failed} trials failed (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
+            why = (
+                f"{failed} trials failed (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
+            )
             self._stop(Status.FAILED, SweepError(why))
 
     def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:
@@ -266,7 +268,7 @@ class Sweep:
     def signals(self) -> Iterator[None]:
         """The first Ctrl-C or SIGTERM stops cleanly; a second one at once: the ledger is whole at any moment."""
 
-        def stop(number: int, frame: FrameType | None) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
             if self._signal:
                 os._exit(128 + number)
             self._signal = number

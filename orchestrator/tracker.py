@@ -155,7 +155,11 @@ class Tracker:
     def _log_artifact(self, run: Any, path: str, aliases: Sequence[str], report: Report | None) -> None:
         import wandb
 
-        metadata: dict[str, Any] = {"sweep": self._spec.name, "metric": self._spec.metric, "path": self._folder.show(path)}
+        metadata: dict[str, Any] = {
+            "sweep": self._spec.name,
+            "metric": self._spec.metric,
+            "path": self._folder.show(path),
+        }
         if report is not None:
             metadata |= {"epoch": report.epoch if "latest" in aliases else report.best_epoch}
         artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)

@@ -43,7 +43,7 @@ ENDS_AS = {
 }
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
+class Interrupted(Exception):
     """The sweep was interrupted in the middle of an epoch."""
 
 
@@ -159,10 +159,10 @@ class Worker:
         """Say why this worker is about to go down with its group, and close the trial's run."""
         error = str(exc) if isinstance(exc, InputError) else first_line(exc)
         where = f"rank {self.rank}: " if self.world_size > 1 else ""
-        self._leave_behind(job, traceback.format_exc())
         self._tracker.close(Outcome.FAILED, None, error, {})
         outcome = Outcome.REJECTED if isinstance(exc, InputError) else Outcome.FAILED
         self._say("lost", Lost(error=where + error, outcome=outcome, run_closed=self.rank == 0))
+        self._leave_behind(job, traceback.format_exc())
 
     def _stalled(self, job: Job, limit_s: float) -> None:
         """Called from the watch's thread when the trial hangs: leave the stacks behind, say so, and die."""
@@ -231,7 +231,9 @@ class Reporter(Checkpoint):
 
     # What is saved with the checkpoint, so that whoever goes on from it can report it again.
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Make `load_from_checkpoint` work for modules that do not call `save_hyperparameters`, too."""
         if not checkpoint.get(pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY):
             checkpoint[pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self._model_args)
@@ -343,7 +345,9 @@ class Reporter(Checkpoint):
             return {}  # it will go on from the newest
         kept = ranking.kept_epochs(self._spec.checkpoints.keep, list(epochs), best)
         self._folder.drop_checkpoints(self._job.number, kept=kept)
-        aliases: dict[str, list[str]] = {epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))}
+        aliases: dict[str, list[str]] = {
+            epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))
+        }
         for path, epoch in {path: epoch for epoch, path in epochs.items() if epoch in kept}.items():
             aliases[path] += ["best"] * (epoch == best) + ["latest"] * (epoch == max(kept))
         return aliases
@@ -384,7 +388,7 @@ class _PreparedData:
         self._teardown = module.teardown
         module.prepare_data = _once(module.prepare_data)  # type: ignore[method-assign]
         module.setup = _once(module.setup)  # type: ignore[method-assign]
-        module.teardown = lambda stage: None  # type: ignore[method-assign]
+        module.teardown = lambda stage: None  # type: ignore[method-assign]  # noqa: ARG005
 
 
 def _once(hook: Callable[..., None]) -> Callable[..., None]:

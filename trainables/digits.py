@@ -119,7 +119,7 @@ class Digits(LightningDataModule):
         self.batch_size, self.held_out, self.split_seed = batch_size, held_out, split_seed
         self._splits: dict[str, TensorDataset] = {}
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning passes it by name; all splits are made at once
+    def setup(self, stage: str) -> None:
         """Load and split, the first time only: a worker may fit many trials on one data module."""
         if self._splits:
             return
