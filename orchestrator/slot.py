@@ -119,7 +119,7 @@ class Slot(tune.Trainable):
         self._live = False
 
     def _next_event(self) -> Event:
-        """Wait for what happens to the trial next. Workers that hang end themselves; groups that cannot start say so."""
+        """Wait for what happens to the trial next; workers that hang end themselves, and groups that cannot start."""
         while True:
             event: Event | None = self._call("next_event", POLL_S)
             if event is not None:

@@ -205,9 +205,7 @@ class Sweep:
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
             self._stop(Status.FAILED, error(ended.error or ""))
         elif failures.too_many(failed=failed, max_failed=self.spec.failures.max_failed):
-            why = (
-                f"{failed} trials failed (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
-            )
+            why = f"trials failed: {failed} (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
             self._stop(Status.FAILED, SweepError(why))
 
     def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:

@@ -62,17 +62,16 @@ def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
         "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
         "failures.stall_timeout_s=60", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
         f"params.folder={sweeps.folder}", "params.x=0.25",
-        space(behaviour=options("fine", "raise", "nan", "kill_once", "kill", "hang")),
+        space(behaviour=options("fine", "raise", "nan", "kill_once", "hang")),
     )  # fmt: skip
     trials = {trial["params"]["behaviour"]: trial for trial in sweeps.results("bad")["trials"]}
     assert {name: trial["state"] for name, trial in trials.items()} == {
-        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "kill_once": "COMPLETE", "kill": "FAIL", "hang": "FAIL",
+        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "kill_once": "COMPLETE", "hang": "FAIL",
     }  # fmt: skip
     assert trials["fine"]["value"] == trials["kill_once"]["value"] == 0.75
     assert trials["raise"]["error"] == "ValueError: the probe raises"
     assert "score is nan at epoch 2" in trials["nan"]["error"]
     assert "failures.stall_timeout_s" in trials["hang"]["error"]
-    assert trials["kill"]["error"]
     number = trials["hang"]["number"]
     stacks = (sweeps.folder / "results" / "bad" / "trials" / str(number) / "error-1.txt").read_text()
     assert "_misbehave" in stacks
@@ -82,13 +81,13 @@ def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
 
 
 def test_a_warm_group_keeps_its_processes_and_isolation_gives_new_ones(sweeps: Sweeps) -> None:
-    for isolation, processes in (("group", 1), ("process", 3)):
+    for isolation, processes in (("group", 1), ("process", 2)):
         sweeps.run(
             "search", *PROBE, f"name={isolation}", f"isolation={isolation}", "search.sampler=grid",
             "schedule.scheduler=none", "schedule.max_epochs=1", "resources.concurrency=1",
-            f"params.folder={sweeps.folder}", space(x=options(0.25, 0.5, 0.75)),
+            f"params.folder={sweeps.folder}", space(x=options(0.25, 0.5)),
         )  # fmt: skip
-        lines = (sweeps.folder / "epochs-0.txt").read_text().splitlines()[-3:]
+        lines = (sweeps.folder / "epochs-0.txt").read_text().splitlines()[-2:]
         assert len({line.split()[2] for line in lines}) == processes
 
 
@@ -100,16 +99,16 @@ def test_a_metric_that_is_not_logged_ends_the_sweep_at_once(sweeps: Sweeps) -> N
 
 def test_too_many_failed_trials_end_the_sweep(sweeps: Sweeps) -> None:
     printed = sweeps.run(
-        "search", *PROBE, "name=failing", "failures.max_failed=2", "failures.retries=0", "params.behaviour=raise",
+        "search", *PROBE, "name=failing", "failures.max_failed=1", "failures.retries=0", "params.behaviour=raise",
         "params.at_epoch=0", f"params.folder={sweeps.folder}", "resources.concurrency=1",
         space(x={"low": 0.0, "high": 1.0, "type": "float"}), code=1,
     )  # fmt: skip
-    assert "2 trials failed (failures.max_failed=2); the last: ValueError: the probe raises" in printed
-    assert [trial["state"] for trial in sweeps.results("failing")["trials"]] == ["FAIL", "FAIL"]
+    assert "trials failed: 1 (failures.max_failed=1); the last: ValueError: the probe raises" in printed
+    assert [trial["state"] for trial in sweeps.results("failing")["trials"]] == ["FAIL"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_cleanly_and_resume_goes_on(sweeps: Sweeps, number: signal.Signals) -> None:
+def test_a_signal_stops_cleanly_and_resume_goes_on(sweeps: Sweeps) -> None:
+    number = signal.SIGTERM
     arguments = slow_sweep(sweeps, "stopped", epochs=4)
     process = sweeps.start("search", *arguments)
     sweeps.until("stopped", lambda found: any(1 < trial["epochs"] < 4 for trial in found["trials"]))
@@ -124,9 +123,12 @@ def test_a_signal_stops_cleanly_and_resume_goes_on(sweeps: Sweeps, number: signa
     assert_whole(sweeps, "stopped", trials=3, epochs=4)
 
 
-@pytest.mark.parametrize("moment", ["before the first epoch", "in mid-trial", "between trials"])
-def test_a_killed_sweep_resumes_where_it_was(lone_sweeps: Sweeps, moment: str) -> None:
-    sweeps = lone_sweeps
+@pytest.mark.parametrize(
+    ("moment", "ray"),
+    [("before the first epoch", "sweeps"), ("in mid-trial", "lone_sweeps"), ("between trials", "sweeps")],
+)
+def test_a_killed_sweep_resumes_where_it_was(moment: str, ray: str, request: pytest.FixtureRequest) -> None:
+    sweeps: Sweeps = request.getfixturevalue(ray)  # a Ray of its own dies with the sweep, one that is shared does not
     arguments = slow_sweep(sweeps, "killed", epochs=3)
     process = sweeps.start("search", *arguments)
     conditions = {

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
     space = {
-        "x": {"options": [0.25, 0.5, 0.75]},
+        "x": {"options": [0.25, 0.5]},
         "behaviour": {"options": ["fine", "nan", "raise_on_rank_1"]},
         "step_s": {"options": [0.0], "when": {"behaviour": "fine"}},
     }
@@ -31,9 +31,9 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
         assert sweep.name == "online"
         assert sweep.project == "probes"
         assert sweep.config["metric"] == {"name": "score", "goal": "maximize"}
-        assert sweep.config["parameters"]["x"] == {"values": [0.25, 0.5, 0.75]}
+        assert sweep.config["parameters"]["x"] == {"values": [0.25, 0.5]}
         # One run a trial, all in the sweep, and none opened by rank 1.
-        assert sorted(server.runs) == [f"online-{number}" for number in range(9)]
+        assert sorted(server.runs) == [f"online-{number}" for number in range(6)]
         assert all(run.sweep_id == sweep.id for run in server.runs.values())
         assert (lone_sweeps.folder / "epochs-1.txt").exists()
         for trial in results["trials"]:
