@@ -188,7 +188,16 @@ class _TellWhy(train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, exc = min(worker_exceptions.items())
-        self._board.group_failed.remote(self._slot, f"rank {rank}: {first_line(exc)}")
+        self._board.group_failed.remote(self._slot, f"rank {rank}: {_why(exc)}")
+
+
+def _why(exc: Exception) -> str:
+    """What is known of a worker's end; of a process that died, what Ray saw of it."""
+    died = getattr(exc, "health_check_failure", None)
+    if died is None:
+        return first_line(exc)
+    details = [line.partition("exit detail:")[2].strip() for line in str(died).splitlines() if "exit detail:" in line]
+    return f"the worker process died: {details[0] if details else first_line(died)}"
 
 
 def _serve(config: dict[str, Any]) -> None:

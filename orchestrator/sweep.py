@@ -204,8 +204,8 @@ class Sweep:
         if failures.ends_sweep(ended.outcome):
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
             self._stop(Status.FAILED, error(ended.error or ""))
-        elif failures.too_many(failed=failed, max_failed=self.spec.failures.max_failed):
-            why = f"trials failed: {failed} (failures.max_failed={self.spec.failures.max_failed}); the last: {ended.error}"
+        elif failures.too_many(failed=failed, max_failed=(limit := self.spec.failures.max_failed)):
+            why = f"trials failed: {failed} (failures.max_failed={limit}); the last: {ended.error}"
             self._stop(Status.FAILED, SweepError(why))
 
     def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:
