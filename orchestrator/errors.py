@@ -5,8 +5,7 @@
     │   ├── SpecError                 a sweep's specification
     │   └── SpaceError                a search space
     ├── SweepError                    a sweep that could not be started, resumed or finished
-    ├── StorageError                  the sweep's folder cannot be read or written
-    └── TrialError                    a trial that ended badly; carries its number and attempt
+    └── StorageError                  the sweep's folder cannot be read or written
 
 Errors carry data, not only text, and survive pickling, because they cross processes.
 """
@@ -49,20 +48,3 @@ class SweepError(OrchestratorError):
 
 class StorageError(OrchestratorError):
     """The sweep's folder cannot be read or written."""
-
-
-class TrialError(OrchestratorError):
-    """A trial ended badly.
-
-    Attributes:
-        number: the trial's number in its sweep.
-        attempt: which attempt it was, counted from 0.
-        reason: what went wrong, in one line.
-    """
-
-    def __init__(self, number: int, attempt: int, reason: str) -> None:
-        self.number, self.attempt, self.reason = number, attempt, reason
-        super().__init__(number, attempt, reason)
-
-    def __str__(self) -> str:
-        return f"trial {self.number} (attempt {self.attempt + 1}): {self.reason}"

@@ -50,7 +50,6 @@ class SweepFolder:
         self.work = Path(self._root) if self.is_local else _scratch() / name
         self.ledger = self.work / "ledger.journal"
         self.log = self.work / "sweep.log"
-        self.wandb = self.work  # wandb makes `wandb/` in it
         self.lock = self.work / ".lock"
         self.ray_url = self.show("ray")
 

@@ -124,7 +124,9 @@ class Ledger:
         return self._refresh(trial.number)
 
     def start(self, started: Started) -> TrialRecord:
-        """A trial's workers have begun."""
+        """A trial's workers have begun; news of a trial that has ended is ignored."""
+        if self._records[started.number].state != "RUNNING":
+            return self._records[started.number]
         trial = self._trial(started.number)
         if "started" not in trial.user_attrs:
             trial.set_user_attr("started", _now().isoformat())

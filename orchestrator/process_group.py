@@ -1,7 +1,7 @@
 """torch.distributed for a worker group, set up by a Ray Train backend that loads torch in the workers only.
 
 Ray's own `TorchConfig` does the same, but its module imports torch in the controller as well, which takes 4 s of a
-cold start on 2 cores and 0.4 GiB for as long as the slot lives (benchmarks/start.py).
+cold start on 2 cores (`python -X importtime -c "import ray.train.torch"`), and its memory while the slot lives.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def _meeting_point() -> tuple[str, int]:
 
 
 def _join(address: str, port: int, backend: str) -> None:
+    import ray.train.torch
     import torch
 
     context = ray.train.get_context()
@@ -70,8 +71,9 @@ def _join(address: str, port: int, backend: str) -> None:
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
         "NODE_RANK": str(context.get_node_rank()),
     }
-    if torch.cuda.is_available():
-        torch.cuda.set_device(ray.train.torch.get_device())
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         backend=backend,
         rank=context.get_world_rank(),

@@ -20,7 +20,7 @@ from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.spec import Spec
 
-STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"}
+STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan"}
 TOP = 5
 
 

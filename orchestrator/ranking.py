@@ -29,15 +29,6 @@ class Ranked(Protocol):
 T = TypeVar("T", bound=Ranked)
 
 
-def better(goal: Goal, a: float, b: float | None) -> bool:
-    """Whether `a` is strictly better than `b`; anything finite is better than nothing or NaN."""
-    if not math.isfinite(a):
-        return False
-    if b is None or not math.isfinite(b):
-        return True
-    return a > b if goal == "maximize" else a < b
-
-
 def best_epoch(goal: Goal, curve: Mapping[int, float]) -> int | None:
     """The epoch of the best finite value of a curve, the earliest of equals; None where there is none."""
     finite = {epoch: value for epoch, value in curve.items() if math.isfinite(value)}

@@ -7,9 +7,11 @@ switchboard, and gives Tune an epoch per `step`. The group outlives the trial; s
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from orchestrator.spec import Spec
 LEAVE_TIMEOUT_S = 120.0
 # Runs of Ray Train that fail one after the other before the slot is given up.
 MAX_FAILED_RUNS = 3
+# A run that lasted so long had not failed to start.
+LONG_RUN_S = 600.0
 POLL_S = 2.0
 
 
@@ -35,9 +39,11 @@ class Slot(tune.Trainable):
     _job: Job
     _report: Report | None
 
-    def setup(self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None) -> None:
+    def setup(
+        self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None, folder: str = ""
+    ) -> None:
         """Start the worker group; `spec` is the sweep's resolved spec as YAML."""
-        self._board, self._spec_text, self._sweep_id = board, spec, sweep_id
+        self._board, self._spec_text, self._sweep_id, self._folder = board, spec, sweep_id, folder
         self._spec = Spec.from_yaml(spec)
         self._slot = uuid.uuid4().hex[:8]
         self._closed = threading.Event()
@@ -51,6 +57,13 @@ class Slot(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Let the trial go on to the end of its next epoch, or to its end."""
+        try:
+            return self._step()
+        except Exception as exc:  # noqa: BLE001 - Tune would say only that an actor failed
+            ended = Ended(number=self._job.number, outcome=Outcome.FAILED, error=first_line(exc), run_closed=False)
+            return self._result(ended, done=True)
+
+    def _step(self) -> dict[str, Any]:
         if self._live:
             self._call("answer", Verdict.CONTINUE)
         else:
@@ -70,13 +83,24 @@ class Slot(tune.Trainable):
                     self._live = False
                     retries, attempt = self._spec.failures.retries, self._job.attempt
                     if not failures.is_retried(outcome=event.outcome, attempt=attempt, retries=retries):
-                        return self._result(Ended(number=self._job.number, **vars(event)), done=True)
-                    self._job = Job(**{**vars(self._job), "attempt": self._job.attempt + 1, "start_from": None})
+                        ended = Ended(
+                            number=self._job.number,
+                            outcome=event.outcome,
+                            error=event.error,
+                            run_closed=event.run_closed,
+                        )
+                        return self._result(ended, done=True)
+                    self._job = replace(self._job, attempt=attempt + 1, start_from=None)
                     self._assign()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial; the one before, if it still trains, was stopped or paused by the scheduler."""
-        self._leave()
+        """Take the next trial; the one before, if it still trains, was stopped or paused by the scheduler.
+
+        Raises:
+            TimeoutError: its workers did not end it; this slot is of no more use, and Tune starts another.
+        """
+        if not self._leave():
+            raise TimeoutError(f"trial {self._job.number} was not ended by its workers in {LEAVE_TIMEOUT_S:g} s")
         self._take(new_config)
         return True
 
@@ -89,7 +113,7 @@ class Slot(tune.Trainable):
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         """Go on from a checkpoint of `save_checkpoint`, which may be another trial's."""
         saved = json.loads((Path(checkpoint_dir) / "checkpoint.json").read_text(encoding="utf-8"))
-        self._job = Job(**{**vars(self._job), "start_from": saved["start_from"]})
+        self._job = replace(self._job, start_from=saved["start_from"])
 
     def cleanup(self) -> None:
         """End the trial, if one still trains, and the worker group."""
@@ -107,16 +131,13 @@ class Slot(tune.Trainable):
         self._live = True
         self._call("assign", self._job)
 
-    def _leave(self) -> None:
-        """Tell workers who still train a trial to end it, and wait until they have."""
-        if not self._live:
-            return
-        self._call("answer", self._verdict)
+    def _leave(self) -> bool:
+        """Tell workers who still train a trial to end it, and wait until they have; whether they did in time."""
         deadline = time.monotonic() + LEAVE_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if isinstance(self._call("next_event", POLL_S), Ended | Lost):
-                break
-        self._live = False
+        while self._live and time.monotonic() < deadline:
+            self._call("answer", self._verdict)
+            self._live = not isinstance(self._call("next_event", POLL_S), Ended | Lost)
+        return not self._live
 
     def _next_event(self) -> Event:
         """Wait for what happens to the trial next; workers that hang end themselves, and groups that cannot start."""
@@ -147,6 +168,7 @@ class Slot(tune.Trainable):
             per_worker["GPU"] = resources.gpus_per_worker
         failed = 0
         while not self._closed.is_set():
+            began = time.monotonic()
             trainer = TorchTrainer(
                 _serve,
                 train_loop_config={
@@ -154,6 +176,7 @@ class Slot(tune.Trainable):
                     "sweep_id": self._sweep_id,
                     "board": self._board,
                     "slot": self._slot,
+                    "folder": self._folder,
                 },
                 torch_config=ProcessGroup(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
                 scaling_config=train.ScalingConfig(
@@ -164,7 +187,8 @@ class Slot(tune.Trainable):
                 run_config=train.RunConfig(
                     name=f"group-{self._slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
                     storage_path=SweepFolder(self._spec.storage, self._spec.name or "").ray_url,
-                    failure_config=train.FailureConfig(max_failures=-1),
+                    # Workers may fail for ever, each time with a trial; a group that cannot start may not.
+                    failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=2),
                     callbacks=[_TellWhy(self._board, self._slot)],
                 ),
             )
@@ -172,7 +196,7 @@ class Slot(tune.Trainable):
                 trainer.fit()
                 failed = 0
             except Exception as exc:  # noqa: BLE001 - whatever it is, the trial must hear of it and be retried
-                failed += 1
+                failed = failed + 1 if time.monotonic() - began < LONG_RUN_S else 1
                 cause = f"Ray Train gave up on the worker group: {first_line(exc)}"
                 self._call("group_gone", cause)
                 if failed >= MAX_FAILED_RUNS:
@@ -204,4 +228,6 @@ def _serve(config: dict[str, Any]) -> None:
     """What every worker runs; imported there, so that torch and lightning are loaded where workers live only."""
     from orchestrator.worker import serve
 
-    serve(**config)
+    if os.path.isdir(config["folder"]):  # where the sweep was started: relative paths mean there what they mean here
+        os.chdir(config["folder"])
+    serve(config["spec_text"], config["sweep_id"], config["board"], config["slot"])

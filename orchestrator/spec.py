@@ -216,6 +216,11 @@ class Spec(_Section):
 TRAINER_ELSEWHERE = {
     "max_epochs": "schedule.max_epochs",
     "min_epochs": "schedule.grace_epochs",
+    "min_steps": "schedule.grace_epochs",
+    "max_steps": "schedule.max_epochs",
+    "max_time": "budget.wall_time_s",
+    "fast_dev_run": "schedule.max_epochs",
+    "callbacks": "trainable",
     "precision": "resources.precision",
     "strategy": "resources.strategy",
     "devices": "resources.workers",
@@ -295,12 +300,18 @@ def resolve(spec: Spec, now: datetime) -> Spec:
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     return spec.model_copy(
         update={
+            "space": _absolute(spec.space),
             "name": spec.name or sweep_name(trainable, now),
             "search": spec.search.model_copy(update={"seed": seed}),
             "tracking": spec.tracking.model_copy(update={"mode": tracking_mode(spec.tracking.mode, os.environ)}),
             "storage": spec.storage if "://" in spec.storage else str(Path(spec.storage).expanduser().resolve()),
         }
     )
+
+
+def _absolute(space: str | dict[str, Any]) -> str | dict[str, Any]:
+    """A space's file under its whole path: the sweep may be resumed from another folder."""
+    return str(Path(space).resolve()) if isinstance(space, str) and space.endswith((".yaml", ".yml")) else space
 
 
 def _override(data: dict[str, Any], override: str) -> Iterator[str]:

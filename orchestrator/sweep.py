@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
+from ray.tune import TuneError
 from ray.tune.search import Searcher
 
 from orchestrator import capacity, cluster, failures, ranking, results, schedule
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.messages import Ended, Notice, Outcome, Report, Started
+from orchestrator.messages import Ended, Notice, Outcome, Report, Started, first_line
 from orchestrator.results import Status
 from orchestrator.slot import Slot
 from orchestrator.spec import Spec
@@ -30,7 +32,7 @@ from orchestrator.switchboard import Switchboard
 # How often the sweep looks at what happened besides its trials' epochs, and brings results.json up to date.
 NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
 # How long W&B may take to make the sweep before the runs are kept on disk.
-WANDB_TIMEOUT_S = 30.0
+WANDB_TIMEOUT_S = 180.0
 
 
 class View(Protocol):
@@ -74,9 +76,11 @@ class Sweep:
             SweepError: too many trials failed.
         """
         self._board = ray.remote(num_cpus=0, max_concurrency=10_000)(Switchboard).remote()
-        spec, sweep_id = self._join_wandb()
+        self.spec, sweep_id = self._join_wandb()
         slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
-        trainable = tune.with_parameters(Slot, spec=spec.to_yaml(), sweep_id=sweep_id, board=self._board)
+        trainable = tune.with_parameters(
+            Slot, spec=self.spec.to_yaml(), sweep_id=sweep_id, board=self._board, folder=os.getcwd()
+        )
         name = self.spec.name
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
         tuner = tune.Tuner(
@@ -98,14 +102,17 @@ class Sweep:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except (TuneError, RayError) as exc:
+            raise SweepError(f"Ray gave up ({first_line(exc)}); the record is safe, and `resume` goes on") from exc
         self._hear_news()
         self._end()
 
     @property
     def exit_code(self) -> int:
         """0, or as a shell says it for a process that a signal ended."""
-        return 128 + self._signal if self._signal else 0
+        return 128 + self._signal if self._signal and self.status is Status.INTERRUPTED else 0
 
     # Proposals: what Tune's search algorithm asks.
 
@@ -143,6 +150,7 @@ class Sweep:
 
     def ended(self, tune_id: str, event: Report | Ended | None) -> None:
         """A trial's time on its slot is over: it ended, the scheduler stopped it, or its slot died."""
+        self._hear_news()  # that it began comes before that it ended
         number = self._live.pop(tune_id)
         match event:
             case Ended():
@@ -153,6 +161,8 @@ class Sweep:
             case None:
                 ended = Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
         record = self.ledger.end(ended)
+        if record.state != "RUNNING" and not ended.run_closed:
+            self._wandb("close_dead", number, ended.outcome, ended.error)
         if record.state == "FAIL":
             self._failed(ended)
         if isinstance(event, Ended):
@@ -198,8 +208,6 @@ class Sweep:
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(record.curve), record.best_epoch)
         self.folder.drop_checkpoints(ended.number, kept=kept)
         self._settled.add(ended.number)
-        if not ended.run_closed:
-            self._wandb("close_dead", ended.number, ended.error or "")
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
         if failures.ends_sweep(ended.outcome):
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
@@ -241,8 +249,9 @@ class Sweep:
             return spec, None
         if (known := self.ledger.recall("wandb_sweep")) is None:
             try:
-                known = ray.get(_create_wandb_sweep.remote(spec.to_yaml()), timeout=WANDB_TIMEOUT_S)
-            except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError) as exc:
+                parameters = spec.load_space().to_wandb()
+                known = ray.get(_create_wandb_sweep.remote(spec.to_yaml(), parameters), timeout=WANDB_TIMEOUT_S)
+            except RayError as exc:
                 reason = next(line for line in reversed(str(exc).splitlines()) if line.strip())
                 self._view.notice(
                     f"W&B cannot be reached, runs are kept on disk: {reason.strip()}. `wandb sync` uploads them;"
@@ -255,11 +264,13 @@ class Sweep:
 
     def _wandb(self, method: str, number: int, *args: Any) -> None:
         """Change a run that no worker has open; a failure is said, and fails nothing."""
+        if self.spec.tracking.mode == "disabled":
+            return
         sweep_id = self.ledger.recall("wandb_sweep")
         call = _change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
         try:
             ray.get(call, timeout=WANDB_TIMEOUT_S)
-        except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError) as exc:
+        except RayError as exc:
             self._view.notice(f"W&B run of trial {number} could not be brought up to date: {str(exc).splitlines()[-1]}")
 
     @contextmanager
@@ -320,11 +331,11 @@ class _Loop(_NotSaved, tune.Callback):
 
 
 @ray.remote(num_cpus=0)
-def _create_wandb_sweep(spec_text: str) -> str:
+def _create_wandb_sweep(spec_text: str, parameters: dict[str, Any]) -> str:
     from orchestrator import tracker
 
     spec = Spec.from_yaml(spec_text)
-    return tracker.create_sweep(spec, SweepFolder(spec.storage, spec.name or ""))
+    return tracker.create_sweep(spec, parameters, SweepFolder(spec.storage, spec.name or ""))
 
 
 @ray.remote(num_cpus=0)
@@ -369,8 +380,10 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
         stack.enter_context(folder.locked())
+        ledger = Ledger(folder, spec)
+        results.write(folder, results.build(spec, folder, ledger.records, Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())
-        return _run(spec, folder, Ledger(folder, spec), at_once, view_of, stack)
+        return _run(spec, folder, ledger, at_once, view_of, stack)
 
 
 def _at_once(spec: Spec, stack: ExitStack) -> capacity.Concurrency:

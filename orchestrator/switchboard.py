@@ -70,6 +70,7 @@ class Switchboard:
         """Give a slot's workers a trial."""
         line = self._lines[slot]
         line.job, line.taken_by, line.verdict = job, None, None
+        line.events = asyncio.Queue()  # what is left in the old one is of the trial before
         line.serial += 1
         await self._changed(line)
 
@@ -82,8 +83,9 @@ class Switchboard:
         line = self._lines[slot]
         late = line.taken_by is None or time.monotonic() > self._give_up_at
         if self._interrupted and line.job is not None and late and line.events.empty():
-            number, line.job, line.taken_by = line.job.number, None, None
-            return Ended(number=number, outcome=self._interrupted)
+            ended = Ended(number=line.job.number, outcome=self._interrupted, run_closed=line.taken_by is None)
+            line.job, line.taken_by = None, None
+            return ended
         try:
             return await asyncio.wait_for(line.events.get(), timeout_s)
         except TimeoutError:
@@ -94,10 +96,13 @@ class Switchboard:
         self._answer(self._lines[slot], self._stop() if self._interrupted else verdict)
 
     async def group_failed(self, slot: str, cause: str) -> None:
-        """Ray Train says why a worker group is going down; told when its trial turns out to be lost."""
+        """Ray Train says why a worker group is going down, and the trial it holds with it."""
         line = self._lines[slot]
         line.cause = cause
-        if line.taken_by is None:
+        if line.taken_by is not None and line.job is not None:
+            line.dead.add(line.taken_by)
+            self._lose(line, Lost(error=cause))
+        elif line.taken_by is None:
             line.stillborn += 1
             if line.stillborn >= MAX_STILLBORN and line.job is not None:
                 error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"
@@ -146,13 +151,13 @@ class Switchboard:
 
     async def started(self, slot: str, incarnation: str, started: Started) -> None:
         """A trial's run is open."""
-        if self._lines[slot].taken_by == incarnation:
+        if self._holds(slot, incarnation, started.number):
             self._news.append(started)
 
     async def report(self, slot: str, incarnation: str, report: Report) -> Verdict:
         """Hand in an epoch and wait for the scheduler's verdict on it."""
         line = self._lines[slot]
-        if line.taken_by != incarnation:
+        if not self._holds(slot, incarnation, report.number):
             return Verdict.INTERRUPT
         line.events.put_nowait(report)
         if self._interrupted:
@@ -163,7 +168,7 @@ class Switchboard:
     async def ended(self, slot: str, incarnation: str, ended: Ended) -> None:
         """A trial is over, its run closed, its checkpoints in place."""
         line = self._lines[slot]
-        if line.taken_by == incarnation and line.job is not None:
+        if self._holds(slot, incarnation, ended.number):
             line.job = None
             line.events.put_nowait(ended)
             self._news.append(ended)
@@ -183,6 +188,11 @@ class Switchboard:
         """Wait until the sweep is interrupted."""
         await self._interrupt.wait()
         return self._interrupted or Outcome.INTERRUPTED
+
+    def _holds(self, slot: str, incarnation: str, number: int) -> bool:
+        """Whether what an incarnation says of a trial counts: it holds that trial now."""
+        line = self._lines[slot]
+        return line.taken_by == incarnation and line.job is not None and line.job.number == number
 
     def _stop(self) -> Verdict:
         """What ends a trial at the end of its epoch as the interruption says."""

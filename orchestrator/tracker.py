@@ -7,6 +7,7 @@ is taken out again, because child processes would join its service and lose thei
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,9 @@ class Tracker:
 
         A server that does not answer costs `INIT_TIMEOUT_S` once; the runs of this worker are offline from then on.
         """
-        if self._mode == "disabled":
-            return None
         import wandb
 
-        if self._rank != 0:
+        if self._rank != 0 or self._mode == "disabled":
             # So that `wandb.log` in a user's module is a no-op here instead of an error.
             self._run = self._run or wandb.init(mode="disabled")
             return None
@@ -62,16 +61,17 @@ class Tracker:
         }  # fmt: skip
         try:
             self._run = self._init(job.number, config)
-        except wandb.errors.Error as exc:
+        except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does; the trial goes on without
+            wandb.teardown()  # the SDK holds on to an id whose init failed
             if self._mode == "offline":
-                raise
+                self._notify(f"no W&B run for trial {job.number}: {first_line(exc)}")
+                return None
             self._notify(
                 f"W&B cannot be reached ({' '.join(str(exc).split())[:200]}); runs are kept on disk instead:"
                 f" `wandb sync {self._folder.show('wandb')}/offline-run-*` uploads them"
             )
-            wandb.teardown()  # the SDK holds on to an id whose init failed
             self._mode = "offline"
-            self._run = self._init(job.number, config)
+            return self.open(job)
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if self._mode == "online":
@@ -80,7 +80,7 @@ class Tracker:
 
     def logger(self) -> Any:
         """Lightning's logger on the open run, or None."""
-        if self._run is None:
+        if self._run is None or self._mode == "disabled":
             return None
         from lightning.pytorch.loggers import WandbLogger
 
@@ -90,7 +90,7 @@ class Tracker:
         self, outcome: Outcome, report: Report | None, error: str | None, checkpoints: Mapping[str, Sequence[str]]
     ) -> None:
         """Say in the run how the trial ended, log its checkpoints as artifacts, and close it."""
-        if self._run is None or self._rank != 0:
+        if self._run is None or self._rank != 0 or self._mode == "disabled":
             return
         run, self._run = self._run, None
         try:
@@ -106,9 +106,9 @@ class Tracker:
             where = self._folder.show("wandb")
             self._notify(f"W&B run {run.id} is incomplete on the server ({first_line(exc)}); `wandb sync {where}/...`")
 
-    def close_dead(self, number: int, error: str) -> None:
-        """Close the run of a trial whose workers died without doing so, as failed."""
-        self._sign_again(number, lambda run: _sign(run, Outcome.FAILED, error), exit_code=1)
+    def close_dead(self, number: int, outcome: Outcome, error: str | None) -> None:
+        """Close the run of a trial whose workers died without doing so."""
+        self._sign_again(number, lambda run: _sign(run, outcome, error), exit_code=0 if outcome in GOOD else 1)
 
     def crown(self, number: int, path: str) -> None:
         """Give the sweep's best checkpoint the alias `sweep-best`, in the winner's own run."""
@@ -163,14 +163,14 @@ class Tracker:
         if report is not None:
             metadata |= {"epoch": report.epoch if "latest" in aliases else report.best_epoch}
         artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
-        scratch = self._folder.work / "wandb" / "checkpoints"
-        local = self._folder.local_copy(path, scratch)
-        artifact.add_file(str(local), name=local.name, skip_cache=True)
+        with tempfile.TemporaryDirectory() as scratch:  # the SDK stages a copy of its own
+            local = self._folder.local_copy(path, Path(scratch))
+            artifact.add_file(str(local), name=local.name, skip_cache=True)
         run.log_artifact(artifact, aliases=list(aliases))
 
 
-def create_sweep(spec: Spec, folder: SweepFolder) -> str:
-    """Make the W&B sweep that every run joins; its id.
+def create_sweep(spec: Spec, parameters: Mapping[str, Any], folder: SweepFolder) -> str:
+    """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id.
 
     Raises:
         wandb.errors.Error: the server cannot be reached, or refuses.
@@ -182,7 +182,7 @@ def create_sweep(spec: Spec, folder: SweepFolder) -> str:
         "method": "custom",
         "name": spec.name,
         "metric": {"name": spec.metric, "goal": spec.goal},
-        "parameters": {**spec.load_space().to_wandb(), **{name: {"value": v} for name, v in spec.params.items()}},
+        "parameters": {**parameters, **{name: {"value": v} for name, v in spec.params.items()}},
     }
     return str(wandb.sweep(config, project=spec.tracking.project, entity=spec.tracking.entity))
 
@@ -200,8 +200,7 @@ def _sign(run: Any, outcome: Outcome, error: str | None) -> None:
     run.summary["outcome"] = str(outcome)
     if outcome in (Outcome.PRUNED, Outcome.DIVERGED):
         run.tags = (*(run.tags or ()), str(outcome))
-    if error:
-        run.summary["error"] = error
+    run.summary["error"] = error  # also where there is none: an earlier attempt may have left one
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any
 import lightning.pytorch as pl
 import ray
 import ray.train
+import ray.train.torch  # RayDDPStrategy asks it for its device
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
@@ -83,15 +85,14 @@ class Worker:
                 return
 
     def _run(self, job: Job) -> None:
-        with tempfile.TemporaryDirectory(prefix="orchestrator-trial-", ignore_cleanup_errors=True) as scratch:
-            try:
-                with self._watch.over(job):
-                    ended = self._train(job, Path(scratch))
-            except BaseException as exc:
-                self._fail(job, exc)
-                raise
-            finally:
-                _clean()
+        try:
+            with self._watch.over(job), _folder_of_its_own(self._slot, self.rank) as scratch:
+                ended = self._train(job, scratch)
+        except BaseException as exc:
+            self._fail(job, exc)
+            raise
+        finally:
+            _clean()
         if self.rank == 0:
             self._say("ended", ended)
 
@@ -111,6 +112,8 @@ class Worker:
         trainer = self._trainer(reporter, scratch, routed["trainer"])
         with contextlib.suppress(Interrupted):
             trainer.fit(model, datamodule=data, ckpt_path=self._start_from(job, scratch), weights_only=False)
+        if data is not None:
+            data.trainer = None  # it would keep this trial's model alive for as long as the data
         if reporter.outcome is Outcome.COMPLETE and reporter.last is None:
             raise SpecError(reporter.nothing_reported(trainer))
         kept = reporter.tidy() if self.rank == 0 else {}
@@ -135,7 +138,7 @@ class Worker:
             **routed,
             "max_epochs": self._spec.schedule.max_epochs,
             "precision": resources.precision,
-            "callbacks": [*self._spec.trainer.get("callbacks", []), reporter],
+            "callbacks": [reporter],
             "logger": self._tracker.logger() or False,
             "default_root_dir": str(scratch),
         }
@@ -220,7 +223,7 @@ class Reporter(Checkpoint):
         self._model_args, self._scratch = model_args, scratch
         self._curve: dict[int, float] = {}
         self._validated = False
-        self._restored: dict[str, Any] | None = None
+        self._restored: Report | None = None
         self._pending: dict[str, Any] = {}
         self._final = False
         self.outcome = Outcome.COMPLETE
@@ -244,15 +247,17 @@ class Reporter(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the curve again, if the checkpoint is this trial's own."""
-        if state_dict["number"] == self._job.number:
-            self._restored = state_dict
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the checkpoint's own epoch again: the sweep may have died before it was recorded."""
-        if self._restored is None:
+        if state_dict["number"] != self._job.number:
             return
-        self._curve = dict(self._restored["curve"])
-        self._hand_in(trainer, Report(**self._restored["report"]), final=self._restored["final"], again=True)
+        self._curve, self._restored = dict(state_dict["curve"]), Report(**state_dict["report"])
+        self._final = state_dict["final"]
+        if self._final:  # nothing is left to train, and so Lightning calls no hook of training
+            self.last = self.unsent = self._restored
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the checkpoint's own epoch again: the sweep may have died before it was recorded."""
+        if self._restored is not None:
+            self._hand_in(trainer, self._restored, final=self._final, again=True)
 
     # The epoch.
 
@@ -458,6 +463,18 @@ def _quiet() -> None:
     """Keep Lightning's advice, the same for every trial, out of the log."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _folder_of_its_own(slot: str, rank: int) -> Iterator[Path]:
+    """A folder for a trial's temporary files; always the same one, so that what a killed worker left goes as well."""
+    folder = Path(tempfile.gettempdir()) / f"orchestrator-{slot}-{rank}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clean() -> None:

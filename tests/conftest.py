@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,14 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def ray_folder() -> Iterator[str]:
+    """Where Ray may leave its sessions: a short path, because those of its sockets may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ray_address(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> Iterator[str]:
     """One Ray with two CPUs for all sweeps of the session that need no Ray of their own."""
     home = tmp_path_factory.mktemp("ray")
     with (home / "ray.log").open("w") as log:
@@ -45,11 +53,13 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=clean_environment(home) | {"TMPDIR": "/tmp"},  # sockets in it: their paths are short or fail
+            env=clean_environment(home) | {"RAY_TMPDIR": ray_folder},
         )
     assert holder.stdin is not None
     assert holder.stdout is not None
-    yield holder.stdout.readline().strip()
+    address = holder.stdout.readline().strip()
+    assert address, (home / "ray.log").read_text()
+    yield address
     holder.stdin.close()
     holder.stdout.close()
     assert holder.wait(120) == 0
@@ -115,9 +125,9 @@ def sweeps(tmp_path: Path, ray_address: str) -> Iterator[Sweeps]:
 
 
 @pytest.fixture
-def lone_sweeps(tmp_path: Path) -> Iterator[Sweeps]:
+def lone_sweeps(tmp_path: Path, ray_folder: str) -> Iterator[Sweeps]:
     """The same on a Ray of its own, which the command starts."""
-    yield from _sweeps(tmp_path, {})
+    yield from _sweeps(tmp_path, {"RAY_TMPDIR": ray_folder})
 
 
 def _sweeps(folder: Path, more: dict[str, str]) -> Iterator[Sweeps]:

@@ -143,9 +143,9 @@ class TestCommands:
         if not arguments or arguments == ["--help"]:
             return
         parsed = cli._parser().parse_args(arguments)
-        if hasattr(parsed, "spec"):
-            cli._read_spec(parsed.spec)  # raises InputError for a sweep or an override that is none
-        elif overrides := getattr(parsed, "overrides", []):
+        if arguments[0] in ("search", "validate"):
+            cli._read_spec(parsed.words)  # raises InputError for a sweep or an override that is none
+        elif overrides := getattr(parsed, "words", []):
             specs.check(specs.read(None).model_dump(mode="json"), overrides)
             assert not FIXED & {override.partition("=")[0] for override in overrides}
 

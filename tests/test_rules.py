@@ -52,22 +52,6 @@ def numbers(trials: list[Trial]) -> list[int]:
 
 class TestRanking:
     @pytest.mark.parametrize(
-        ("goal", "a", "b", "result"),
-        [
-            ("maximize", 2.0, 1.0, True),
-            ("minimize", 2.0, 1.0, False),
-            ("maximize", 1.0, 1.0, False),
-            ("maximize", 1.0, None, True),
-            ("minimize", 1.0, NAN, True),
-            ("maximize", 1.0, INF, True),
-            ("maximize", NAN, None, False),
-            ("maximize", INF, 1.0, False),
-        ],
-    )
-    def test_better(self, goal: Goal, a: float, b: float | None, result: bool) -> None:
-        assert ranking.better(goal, a, b) is result
-
-    @pytest.mark.parametrize(
         ("goal", "curve", "best"),
         [
             ("maximize", {1: 0.5, 2: 0.9, 3: 0.9}, 2),

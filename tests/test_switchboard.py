@@ -30,7 +30,7 @@ def ended(number: int = 0, outcome: Outcome = Outcome.COMPLETE) -> Ended:
 
 def play(scenario: Scenario) -> None:
     async def limited() -> None:
-        await asyncio.wait_for(scenario(Switchboard()), 10)
+        await asyncio.wait_for(scenario(Switchboard()), 60)
 
     asyncio.run(limited())
 
@@ -289,7 +289,7 @@ class TestInterruption:
         async def scenario(board: Switchboard) -> None:
             await hold(board)
             await board.interrupt(Outcome.INTERRUPTED)
-            assert await board.next_event(S, 5) == ended(outcome=Outcome.INTERRUPTED)
+            assert await board.next_event(S, 5) == ended(outcome=Outcome.INTERRUPTED, run_closed=False)
             await board.ended(S, "a", ended())
             assert await board.report(S, "a", report()) is Verdict.INTERRUPT
             assert await nothing_happens(board)

@@ -44,7 +44,10 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
             assert run.config["sweep"]["seed"] == trial["seed"]
             assert trial["wandb_run"].endswith(f"/team/probes/runs/{run.id}")
             scores = [row["score"] for row in run.history if "score" in row]
-            assert len(scores) == len(set(scores)) >= trial["epochs"]
+            assert len(scores) == len(set(scores))
+            assert (
+                len(scores) >= trial["epochs"] or trial["state"] == "FAIL"
+            )  # rank 0 may be killed before it sent them
             assert all("trainer/global_step" in row for row in run.history if "score" in row)
             match trial["state"]:
                 case "COMPLETE":

@@ -42,7 +42,7 @@ def client(server: WandbServer, tmp_path: Path) -> Client:
             [sys.executable, "-c", script], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=0
         )
         try:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=600)
         finally:
             _wait_for_group(process.pid)
         assert process.returncode == exit_status

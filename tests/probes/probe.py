@@ -54,8 +54,9 @@ class Probe(L.LightningModule):
                 raise ValueError("the probe raises")
             case "raise_on_rank_1" if self.global_rank == 1:
                 raise ValueError("the probe raises on rank 1")
-            case "kill" | "kill_once" if not (self.hparams.behaviour == "kill_once" and once.exists()):
+            case "kill_once" if not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "hang":
+            case "hang_once" if not once.exists():
+                once.touch()
                 time.sleep(3600)
