@@ -33,6 +33,8 @@ from orchestrator.switchboard import Switchboard
 NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
 # How long W&B may take to make the sweep before the runs are kept on disk.
 WANDB_TIMEOUT_S = 180.0
+# How long a worker group may take to be gone once its trial was lost.
+DYING_S = 15.0
 
 
 class View(Protocol):
@@ -61,7 +63,8 @@ class Sweep:
         self._live: dict[str, int] = {}
         self._slots: set[str] = set()
         self._start_s = 0.0
-        self._open_runs: set[int] = set()
+        self._left_open: list[tuple[float, Ended]] = []
+        self._changing: list[tuple[int, Any]] = []
         self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
         self._dropped: set[int] = set()
         self._began = time.monotonic()
@@ -162,7 +165,7 @@ class Sweep:
                 ended = Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
         record = self.ledger.end(ended)
         if record.state != "RUNNING" and not ended.run_closed:
-            self._wandb("close_dead", number, ended.outcome, ended.error)
+            self._left_open.append((time.monotonic() + DYING_S, ended))
         if record.state == "FAIL":
             self._failed(ended)
         if isinstance(event, Ended):
@@ -182,6 +185,7 @@ class Sweep:
         if now - self._news_at > NEWS_EVERY_S:
             self._news_at = now
             self._hear_news()
+            self._close_runs()
             self._view.tick()
         if self._stale and now - self._results_at > RESULTS_EVERY_S:
             self._results_at = now
@@ -235,7 +239,13 @@ class Sweep:
             self.status = Status.FINISHED
         best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
         if self.status is Status.FINISHED and best and best.checkpoint and self.spec.checkpoints.keep != "none":
-            self._wandb("crown", best.number, best.checkpoint)
+            self._change_run("crown", best.number, best.checkpoint)
+        self._close_runs(all_of_them=True)
+        for number, call in self._changing:
+            try:
+                ray.get(call, timeout=WANDB_TIMEOUT_S)
+            except RayError as exc:
+                self._view.notice(f"W&B run of trial {number} could not be brought up to date: {first_line(exc)}")
         self._write()
         if self._why is not None:
             raise self._why
@@ -262,16 +272,19 @@ class Sweep:
             self.ledger.remember("wandb_sweep", known)
         return spec, str(known)
 
-    def _wandb(self, method: str, number: int, *args: Any) -> None:
-        """Change a run that no worker has open; a failure is said, and fails nothing."""
-        if self.spec.tracking.mode == "disabled":
-            return
-        sweep_id = self.ledger.recall("wandb_sweep")
-        call = _change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
-        try:
-            ray.get(call, timeout=WANDB_TIMEOUT_S)
-        except RayError as exc:
-            self._view.notice(f"W&B run of trial {number} could not be brought up to date: {str(exc).splitlines()[-1]}")
+    def _close_runs(self, *, all_of_them: bool = False) -> None:
+        """Close the runs that workers left open, once these are surely gone: what they still send would open them."""
+        due = [ended for at, ended in self._left_open if all_of_them or at < time.monotonic()]
+        self._left_open = [(at, ended) for at, ended in self._left_open if ended not in due]
+        for ended in due:
+            self._change_run("close_dead", ended.number, ended.outcome, ended.error)
+
+    def _change_run(self, method: str, number: int, *args: Any) -> None:
+        """Begin to change a run that no worker has open; the sweep's end waits for it."""
+        if self.spec.tracking.mode != "disabled":
+            sweep_id = self.ledger.recall("wandb_sweep")
+            call = _change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
+            self._changing.append((number, call))
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,7 +290,7 @@ class TestInterruption:
         async def scenario(board: Switchboard) -> None:
             await hold(board)
             await board.interrupt(Outcome.INTERRUPTED)
-            assert await board.next_event(S, 5) == ended(outcome=Outcome.INTERRUPTED, run_closed=False)
+            assert await board.next_event(S, 5) == replace(ended(outcome=Outcome.INTERRUPTED), run_closed=False)
             await board.ended(S, "a", ended())
             assert await board.report(S, "a", report()) is Verdict.INTERRUPT
             assert await nothing_happens(board)
