@@ -13,7 +13,11 @@ import orchestrator
 from orchestrator import catalog
 
 ROOT = Path(orchestrator.__file__).resolve().parent.parent
-MODULES = sorted(path.stem for path in (ROOT / "orchestrator").glob("*.py"))
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT / "orchestrator").with_suffix("").parts)
+    for path in (ROOT / "orchestrator").rglob("*.py")
+)
+VERBS = {module for module in MODULES if module.startswith("verbs.")}
 
 VOCABULARY = {"errors", "space", "spec", "messages", "trainable", "naming", "catalog", "__init__"}
 RULES = {"failures", "ranking", "capacity", "credentials"}
@@ -24,7 +28,7 @@ VENDORS = {
     "wandb": {"tracker"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
-    "rich": {"progress", "cli"},
+    "rich": {"progress"},
     "torch": {"worker", "process_group"},
     "lightning": {"worker", "tracker"},
     "ray": {"sweep", "slot", "worker", "schedule", "cluster", "process_group"},
@@ -46,6 +50,10 @@ def imports(path: Path) -> Iterator[str]:
         stack.extend(ast.iter_child_nodes(node))
 
 
+def path_of(module: str) -> Path:
+    return ROOT / "orchestrator" / f"{module.replace('.', '/')}.py"
+
+
 def vendors(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in imports(path)}
 
@@ -53,29 +61,29 @@ def vendors(path: Path) -> set[str]:
 def siblings(module: str) -> set[str]:
     """The orchestrator's modules that one of them imports."""
     found = set()
-    for name in imports(ROOT / "orchestrator" / f"{module}.py"):
+    for name in imports(path_of(module)):
         package, _, rest = name.partition(".")
-        if package == "orchestrator" and rest:
-            found.add(rest.partition(".")[0])
+        if package == "orchestrator":
+            found |= {rest, rest.rpartition(".")[0]}  # a module, or a name in one
     return found & set(MODULES)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_vendor_lives_where_it_is_said_to(vendor: str) -> None:
-    found = {module for module in MODULES if vendor in vendors(ROOT / "orchestrator" / f"{module}.py")}
+    found = {module for module in MODULES if vendor in vendors(path_of(module))}
     assert found <= VENDORS[vendor]
     assert found, f"nothing imports {vendor}: take it off the list"
 
 
 def test_ray_train_torch_only_where_workers_live() -> None:
     for module in set(MODULES) - WORKERS:
-        found = [n for n in imports(ROOT / "orchestrator" / f"{module}.py") if n.startswith(("ray.train", "lightning"))]
+        found = [n for n in imports(path_of(module)) if n.startswith(("ray.train", "lightning"))]
         assert found == [], module
 
 
 def test_vocabulary_and_rules_import_no_vendor() -> None:
     for module in VOCABULARY | RULES:
-        third_party = vendors(ROOT / "orchestrator" / f"{module}.py") - set(sys.stdlib_module_names) - {"orchestrator"}
+        third_party = vendors(path_of(module)) - set(sys.stdlib_module_names) - {"orchestrator"}
         assert third_party <= {"pydantic", "yaml"}, module  # how a spec is written down; light, and loaded by no worker
         if module in RULES:
             assert third_party == set(), module
@@ -89,9 +97,16 @@ def test_vocabulary_and_rules_look_only_down() -> None:
 
 
 def test_processes_import_only_those_they_start() -> None:
-    order = ["cli", "sweep", "slot", "worker", "tracker"]
+    front = {"cli", "front", *VERBS}
+    order = ["sweep", "slot", "worker", "tracker"]
     for index, module in enumerate(order):
-        assert siblings(module) & set(order[:index]) == set(), module
+        assert siblings(module) & {*front, *order[:index]} == set(), module
+
+
+def test_a_verb_is_imported_by_none() -> None:
+    assert {"verbs.search", "verbs.resume"} <= VERBS
+    for module in MODULES:
+        assert siblings(module) & VERBS == set(), module
 
 
 def test_no_import_cycles() -> None:
@@ -122,7 +137,7 @@ def test_the_mechanism_names_no_trainable_and_no_space() -> None:
     named = {*catalog.names(catalog.TRAINABLES), *catalog.names(catalog.SPACES)}
     assert "digits" in named
     for module in MODULES:
-        path = ROOT / "orchestrator" / f"{module}.py"
+        path = path_of(module)
         assert {name.partition(".")[0] for name in imports(path)} & {"trainables", "search_spaces"} == set()
         tree = ast.parse(path.read_text(encoding="utf-8"))
         words = {

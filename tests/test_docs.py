@@ -22,10 +22,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from orchestrator import catalog, cli
+from orchestrator import catalog, cli, front
 from orchestrator import spec as specs
 from orchestrator.space import Space
 from orchestrator.spec import ClassPath, ClassPaths, Spec
+from orchestrator.verbs import resume
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -39,8 +40,6 @@ FIELDS = re.compile(r"(?<=<!-- fields: made by tests/test_docs.py -->\n).*?(?=<!
 
 # The classes of the README's example of a user's own model, which are the reader's to have.
 READERS_FILES = {"my_package/models.py": "class Net: ...", "my_package/data.py": "class Images: ..."}
-# What a resume cannot change: `orchestrator.cli._resume` says so.
-FIXED = {"name", "storage", "trainable", "space", "params", "metric", "goal"}
 
 
 def text_of(page: Path) -> str:
@@ -142,12 +141,12 @@ class TestCommands:
         arguments = ["search", *words] if module == "orchestrator.search" else words
         if not arguments or arguments == ["--help"]:
             return
-        parsed = cli._parser().parse_args(arguments)
+        parsed = cli.make_parser().parse_args(arguments)
         if arguments[0] in ("search", "validate"):
-            cli._read_spec(parsed.words)  # raises InputError for a sweep or an override that is none
+            front.read_spec(parsed.words)  # raises InputError for a sweep or an override that is none
         elif overrides := getattr(parsed, "words", []):
             specs.check(specs.read(None).model_dump(mode="json"), overrides)
-            assert not FIXED & {override.partition("=")[0] for override in overrides}
+            assert not set(resume.FIXED) & {override.partition("=")[0] for override in overrides}
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_overrides_in_prose_are_valid(self, page: Path) -> None:
@@ -165,7 +164,7 @@ class TestCommands:
 
     def test_every_verb_and_option_is_documented(self) -> None:
         documented = "\n".join(map(text_of, PAGES))
-        for verb, parser in actions(cli._parser()).items():
+        for verb, parser in actions(cli.make_parser()).items():
             assert re.search(rf"python -m orchestrator[ .]{verb}\b", documented), f"{verb} is in no page"
             for action in parser._actions:
                 for option in action.option_strings:

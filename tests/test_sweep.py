@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Sweeps
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROBE = ("trainable=probe:Probe", "metric=score", "goal=maximize", "search.seed=1", "tracking.mode=offline")
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import Sweeps
 from doubles.wandb_server import WandbServer
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:

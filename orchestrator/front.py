@@ -1,0 +1,106 @@
+"""What the verbs share: reading a spec from words, finding a sweep that was run, printing rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.folder import SweepFolder
+    from orchestrator.ledger import Ledger
+    from orchestrator.results import Status
+    from orchestrator.spec import Spec
+
+
+def add_spec(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name a sweep's file and overrides; `read_spec` reads them."""
+    parser.add_argument("words", nargs="*", metavar="SWEEP.yaml | key=value",
+                        help="a sweep's file or a name from sweeps/ (default: 'default'), then overrides")  # fmt: skip
+
+
+def read_spec(words: Sequence[str]) -> Spec:
+    """The checked spec of a sweep's file or name and its overrides.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    from orchestrator import spec
+
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise InputError(f"one sweep at a time, not {len(files)}: {', '.join(files)}; overrides are key=value")
+    return spec.read(files[0] if files else None, [word for word in words if "=" in word])
+
+
+def add_sweep(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Arguments that name a sweep that was run; `find_sweep` finds it."""
+    text = "a sweep's name, folder or URL" + ("" if required else " (default: the newest)")
+    parser.add_argument("sweep", nargs=None if required else "?", metavar="SWEEP", help=text)
+    parser.add_argument("--storage", default="./results", help="where its name is looked for (default: %(default)s)")
+
+
+def find_sweep(arguments: argparse.Namespace) -> tuple[SweepFolder, Spec]:
+    """The folder and the spec of a sweep, by name, folder or URL; the newest in the storage where none is given.
+
+    Raises:
+        InputError: there is none.
+    """
+    from orchestrator.folder import SweepFolder, sweeps_in
+    from orchestrator.naming import near_miss
+    from orchestrator.spec import Spec
+
+    reference: str | None = arguments.sweep
+    storage: str = arguments.storage
+    known = sweeps_in(storage) if reference is None or "/" not in reference else []
+    if reference is None:
+        if not known:
+            raise InputError(f"no sweep in {storage}; name one, or say where with --storage")
+        reference = known[-1]
+    elif "/" in reference:
+        place, mark, options = reference.partition("?")  # of a URL, such as S3's endpoint_override
+        storage, _, reference = place.rstrip("/").rpartition("/")
+        storage += mark + options
+    folder = SweepFolder(storage or "/", reference)
+    if not folder.exists():
+        there = f" there are: {', '.join(known)}" if known else f" --storage is {storage}"
+        raise InputError(f"no sweep '{reference}' in {storage}{near_miss(reference, known) or ';'}{there}")
+    spec = Spec.from_yaml(folder.read_text("sweep.yaml"))
+    return folder, spec.model_copy(update={"storage": folder.storage})  # the folder may have been moved
+
+
+def look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, Status]:
+    """A sweep's ledger, to read, and how it stands."""
+    from orchestrator.ledger import Ledger
+    from orchestrator.results import Status
+
+    runs = folder.is_locked()  # before its last word is read, which it may just be writing
+    said = Status(json.loads(folder.read_text("results.json"))["status"]) if folder.has("results.json") else None
+    status = Status.DEAD if said in (None, Status.RUNNING) and not runs else said or Status.RUNNING
+    return Ledger(folder, spec, read_only=True), status
+
+
+def run_sweep(run: Callable[[], object]) -> int:
+    """Run a sweep, show its end, and return the exit code."""
+    from orchestrator import progress
+    from orchestrator.sweep import Sweep
+
+    began = time.monotonic()
+    sweep = run()
+    assert isinstance(sweep, Sweep)
+    records, console = sweep.ledger.records, progress.make_console()
+    progress.summary(console, sweep.spec, sweep.folder, records, time.monotonic() - began)
+    if sweep.exit_code:
+        console.print(f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True)
+    return sweep.exit_code
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and texts in two columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}".rstrip())

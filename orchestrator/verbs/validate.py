@@ -1,0 +1,20 @@
+"""Check a sweep's file and overrides, and start nothing."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator import front
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to check."""
+    front.add_spec(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Say that it is valid; what is not raises."""
+    spec = front.read_spec(arguments.words)
+    what = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
+    print(f"valid: {what} over {len(spec.load_space())} parameters, {spec.goal} {spec.metric}")
+    return 0
