@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator import ranking
+from orchestrator import importance, ranking
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Ended, Outcome, Report, Started
@@ -173,6 +173,11 @@ class Ledger:
     def recall(self, key: str) -> Any:
         """What was noted, or None."""
         return self._study.user_attrs.get(key)
+
+    def importances(self) -> dict[str, float]:
+        """Each hyperparameter's share in a trial's rank, largest first; empty while there is too little to tell."""
+        ranked = ranking.ranked(self._spec.goal, self.records)
+        return importance.importances(self._study, [record.number for record in ranked])
 
     def _propose(self, trial: optuna.Trial) -> None:
         """Give a trial its hyperparameters, those it has not got yet, and last its seed."""

@@ -24,7 +24,7 @@ RULES = {"failures", "ranking", "capacity", "credentials"}
 WORKERS = {"slot", "worker", "tracker", "process_group"}
 # What each vendor may be imported by, at all.
 VENDORS = {
-    "optuna": {"ledger"},
+    "optuna": {"ledger", "importance"},
     "wandb": {"tracker"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
