@@ -177,7 +177,8 @@ def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
 def _find_module(dotted: str) -> ModuleSpec | None:
     """Find a module without importing its parents, which `importlib.util.find_spec` would."""
     first, *rest = dotted.split(".")
-    spec = PathFinder.find_spec(first, [str(Path.cwd())]) or _ask_finders(first, None)
+    # Both at once: a folder without __init__.py here gives way to an installed package of its name, as in an import.
+    spec = PathFinder.find_spec(first, [str(Path.cwd()), *sys.path]) or _ask_finders(first, None)
     found = first
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
