@@ -4,12 +4,14 @@ What a trainable or a search space needs is exported here and loads neither torc
 the command line's: `python -m orchestrator --help`.
 """
 
+from orchestrator.context import Context
 from orchestrator.errors import InputError, OrchestratorError, SpaceError, SpecError, StorageError, SweepError
 from orchestrator.space import Choice, Float, Int, Space
-from orchestrator.trainable import Trainable
+from orchestrator.trainable import Trainable, TrainFunction
 
 __all__ = [
     "Choice",
+    "Context",
     "Float",
     "InputError",
     "Int",
@@ -19,5 +21,6 @@ __all__ = [
     "SpecError",
     "StorageError",
     "SweepError",
+    "TrainFunction",
     "Trainable",
 ]

@@ -2,7 +2,7 @@
 
 Adding one is adding one file: the file's name is the registration.
 
-    trainables/NAME.py      with TRAINABLE, an orchestrator.Trainable
+    trainables/NAME.py      with TRAINABLE, an orchestrator.Trainable or TrainFunction
     search_spaces/NAME.py   with SPACE, an orchestrator.Space; or search_spaces/NAME.yaml
     sweeps/NAME.yaml        a sweep's specification
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ import yaml
 from orchestrator.errors import InputError, SpaceError, SpecError
 from orchestrator.naming import near_miss
 from orchestrator.space import Space
-from orchestrator.trainable import Trainable
+from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
 
 TRAINABLES, SPACES, SWEEPS = "trainables", "search_spaces", "sweeps"
 
@@ -93,7 +94,7 @@ def problem_with_class(class_path: str) -> str | None:
     return _problem_with_attribute(module, name, class_path)
 
 
-def load_trainable(reference: str | Mapping[str, Any]) -> Trainable:
+def load_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable:
     """The trainable of a name, of `package.module:NAME`, or of class paths. Imports its module, and so torch.
 
     Raises:
@@ -102,12 +103,15 @@ def load_trainable(reference: str | Mapping[str, Any]) -> Trainable:
     if isinstance(reference, str):
         module, _, name = reference.partition(":")
         found = _attribute(module, name) if name else _own_attribute(TRAINABLES, reference, "TRAINABLE")
-        if isinstance(found, Trainable):
+        if isinstance(found, AnyTrainable):
             return found
         if isinstance(found, type):  # a LightningModule with its own dataloaders
             return Trainable(model=found)
+        if inspect.isfunction(found) and next(iter(inspect.signature(found).parameters), None) == "context":
+            return TrainFunction(train=found)
         raise SpecError(
-            f"{reference} is a {type(found).__name__}; a trainable is a Trainable or a LightningModule class"
+            f"{reference} is a {type(found).__name__}; a trainable is a Trainable, a TrainFunction, a LightningModule"
+            " class, or a function train(context, **hyperparameters)"
         )
     parts = {part: reference.get(part) for part in ("model", "data")}
     classes = {part: _attribute(*given["class_path"].rsplit(".", 1)) for part, given in parts.items() if given}

@@ -6,6 +6,7 @@ is taken out again, because child processes would join its service and lose thei
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -80,17 +81,40 @@ class Tracker:
 
     def logger(self) -> Any:
         """Lightning's logger on the open run, or None."""
-        if self._run is None or self._mode == "disabled":
+        if not self._live:
             return None
         from lightning.pytorch.loggers import WandbLogger
 
         return WandbLogger(experiment=self._run)
 
+    def log(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
+        """Log numbers in the open run, against the step they belong to."""
+        if self._live:
+            self._run.log({**metrics, **({"trainer/global_step": step} if step is not None else {})})
+
+    def log_images(
+        self, key: str, images: Sequence[Any], *, captions: Sequence[str] | None = None, step: int | None = None
+    ) -> None:
+        """Log images in the open run, each with its caption."""
+        if self._live:
+            import wandb
+
+            pictures = [
+                wandb.Image(image, caption=caption)
+                for image, caption in zip(images, captions or itertools.repeat(None, len(images)), strict=True)
+            ]
+            self._run.log({key: pictures, **({"trainer/global_step": step} if step is not None else {})})
+
+    @property
+    def _live(self) -> bool:
+        """Whether there is a run that keeps what is logged."""
+        return self._run is not None and self._rank == 0 and self._mode != "disabled"
+
     def close(
         self, outcome: Outcome, report: Report | None, error: str | None, checkpoints: Mapping[str, Sequence[str]]
     ) -> None:
         """Say in the run how the trial ended, log its checkpoints as artifacts, and close it."""
-        if self._run is None or self._rank != 0 or self._mode == "disabled":
+        if not self._live:
             return
         run, self._run = self._run, None
         try:

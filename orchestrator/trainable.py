@@ -1,11 +1,12 @@
-"""The contract of a trainable: the classes to build, and which hyperparameter goes to which of them."""
+"""The contract of a trainable: what is built or called for a trial, and which hyperparameter goes where."""
 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from orchestrator.errors import SpecError
 from orchestrator.naming import near_miss
@@ -13,13 +14,64 @@ from orchestrator.naming import near_miss
 PARTS = ("model", "data", "trainer")
 
 
+class AnyTrainable(ABC):
+    """What can be trained, of whatever kind."""
+
+    loop: ClassVar[str]
+    """The module whose class `Loop` trains it: one in `orchestrator/loops/`, or any other that can be imported."""
+
+    @abstractmethod
+    def route(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Sort hyperparameters into keyword arguments of what takes them.
+
+        Raises:
+            SpecError: for every hyperparameter that nothing takes.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
-class Trainable:
+class TrainFunction(AnyTrainable):
+    """A function with a loop of its own, `train(context, **hyperparameters)`, called on every rank of a trial.
+
+    Source of its first argument: `orchestrator.context.Context`.
+    """
+
+    loop: ClassVar[str] = "orchestrator.loops.function"
+
+    train: Callable[..., None]
+    """Trains, and reports every epoch to its first argument, a `Context`; hyperparameters are keyword arguments."""
+    test: Callable[..., Mapping[str, float]] | None = None
+    """Called in the same way, with the checkpoint to test as `context.start_from`; returns its metrics."""
+
+    def route(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Every hyperparameter goes to the function.
+
+        Raises:
+            SpecError: for every hyperparameter that it does not take.
+        """
+        taken = _keywords(self.train, skip=1)
+        name_of = getattr(self.train, "__name__", repr(self.train))
+        unknown = [name for name in params if taken is not None and name not in taken]
+        if unknown and taken is not None:
+            raise SpecError(
+                [
+                    f"hyperparameter '{name}': {name_of} takes no '{name}'{near_miss(name, taken) or ';'}"
+                    f" it takes: {', '.join(sorted(taken)) or 'none'}"
+                    for name in unknown
+                ]
+            )
+        return {"train": dict(params)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable(AnyTrainable):
     """A LightningModule and its data, built anew for every trial from hyperparameters.
 
     A hyperparameter goes to the class whose `__init__` takes it by name, to both where both do; a prefix says
     which one is meant, in LightningCLI's words: `model.lr`, `data.batch_size`, `trainer.gradient_clip_val`.
     """
+
+    loop: ClassVar[str] = "orchestrator.loops.lightning"
 
     model: Callable[..., Any]
     """A LightningModule class, or anything called with keywords that returns one."""
@@ -79,9 +131,9 @@ class Trainable:
         )
 
 
-def _keywords(build: Callable[..., Any]) -> frozenset[str] | None:
-    """The keyword arguments `build` takes, or None where it takes any (`**kwargs`)."""
-    parameters = inspect.signature(build).parameters.values()
+def _keywords(build: Callable[..., Any], skip: int = 0) -> frozenset[str] | None:
+    """The keyword arguments `build` takes after the first `skip`, or None where it takes any (`**kwargs`)."""
+    parameters = list(inspect.signature(build).parameters.values())[skip:]
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return frozenset(p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL)

@@ -19,9 +19,10 @@ MODULES = sorted(
 )
 VERBS = {module for module in MODULES if module.startswith("verbs.")}
 
-VOCABULARY = {"errors", "space", "spec", "messages", "trainable", "naming", "catalog", "__init__"}
+VOCABULARY = {"errors", "space", "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
 RULES = {"failures", "ranking", "capacity", "credentials"}
-WORKERS = {"slot", "worker", "tracker", "process_group"}
+LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
+WORKERS = {"slot", "worker", "attempt", "watch", "tracker", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.
 VENDORS = {
     "optuna": {"ledger", "importance"},
@@ -29,9 +30,9 @@ VENDORS = {
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
     "rich": {"progress"},
-    "torch": {"worker", "process_group"},
-    "lightning": {"worker", "tracker"},
-    "ray": {"sweep", "slot", "worker", "schedule", "cluster", "process_group"},
+    "torch": {"worker", "attempt", "process_group", *LOOPS},
+    "lightning": {"worker", "tracker", *LOOPS},
+    "ray": {"sweep", "slot", "worker", "watch", "schedule", "cluster", "process_group", *LOOPS},
 }
 
 
@@ -98,9 +99,16 @@ def test_vocabulary_and_rules_look_only_down() -> None:
 
 def test_processes_import_only_those_they_start() -> None:
     front = {"cli", "front", *VERBS}
-    order = ["sweep", "slot", "worker", "tracker"]
+    order = ["sweep", "slot", "worker", "attempt", "tracker"]
     for index, module in enumerate(order):
         assert siblings(module) & {*front, *order[:index]} == set(), module
+
+
+def test_a_loop_is_imported_by_none() -> None:
+    """A worker finds it by the name that the trainable gives."""
+    assert LOOPS
+    for module in MODULES:
+        assert siblings(module) & LOOPS == set(), module
 
 
 def test_a_verb_is_imported_by_none() -> None:
@@ -185,6 +193,7 @@ print(code, sorted(set({HEAVY!r}) & set(sys.modules)))
 def test_the_public_list() -> None:
     assert orchestrator.__all__ == [
         "Choice",
+        "Context",
         "Float",
         "InputError",
         "Int",
@@ -194,6 +203,7 @@ def test_the_public_list() -> None:
         "SpecError",
         "StorageError",
         "SweepError",
+        "TrainFunction",
         "Trainable",
     ]
     for name in orchestrator.__all__:

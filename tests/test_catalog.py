@@ -193,7 +193,8 @@ print(catalog.load_space("digits") is not None)
 
     def test_trainables_that_are_none(self) -> None:
         with pytest.raises(
-            SpecError, match="json:loads is a function; a trainable is a Trainable or a LightningModule"
+            SpecError,
+            match="json:loads is a function; a trainable is a Trainable, a TrainFunction, a LightningModule class",
         ):
             catalog.load_trainable("json:loads")
         with pytest.raises(SpecError, match="module 'json' defines no 'load_all'"):

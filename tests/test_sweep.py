@@ -91,7 +91,7 @@ def test_a_warm_group_keeps_its_processes_and_isolation_gives_new_ones(sweeps: S
 
 def test_a_metric_that_is_not_logged_ends_the_sweep_at_once(sweeps: Sweeps) -> None:
     printed = sweeps.run("search", *PROBE, "name=none", "metric=scroe", space(x=options(0.25, 0.5)), code=2)
-    assert "metric is 'scroe', which the module does not log; did you mean 'score'? it logs: score" in printed
+    assert "metric is 'scroe', which the trainable does not log; did you mean 'score'? it logs: score" in printed
     assert sweeps.results("none")["status"] == "failed"
 
 

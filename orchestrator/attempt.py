@@ -1,0 +1,215 @@
+"""An attempt: one trial's time on one rank, whatever kind of loop trains it. Its reports, verdicts and end (torch)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from orchestrator import ranking
+from orchestrator.context import RECORD
+from orchestrator.errors import SpecError
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Ended, Job, Outcome, Report, Started, Verdict
+from orchestrator.naming import near_miss
+from orchestrator.spec import Spec
+from orchestrator.tracker import Tracker
+from orchestrator.watch import Watch
+
+T = TypeVar("T")
+ENDS_AS = {
+    Verdict.PRUNE: Outcome.PRUNED,
+    Verdict.PAUSE: Outcome.PAUSED,
+    Verdict.INTERRUPT: Outcome.INTERRUPTED,
+}
+
+
+class Attempt:
+    """What a loop reports to and is told by. Every method is called on all ranks alike."""
+
+    def __init__(
+        self,
+        *,
+        job: Job,
+        spec: Spec,
+        folder: SweepFolder,
+        rank: int,
+        world_size: int,
+        slot: str,
+        tracker: Tracker,
+        watch: Watch,
+        say: Callable[..., Any],
+        scratch: Path,
+    ) -> None:
+        self.job, self.spec, self.rank, self.world_size, self.scratch = job, spec, rank, world_size, scratch
+        self.params = {**spec.params, **job.params}
+        self.tracker, self.watch = tracker, watch
+        self._folder, self._slot, self._say = folder, slot, say
+        self._curve: dict[int, float] = {}
+        self._pending: Report | None = None
+        self._final = False
+        self._outcome = Outcome.COMPLETE
+        self._error: str | None = None
+        self._last: Report | None = None
+        self._unsent: Report | None = None
+        self.logged: Iterable[str] = ()
+        """Names of what was logged, for the message that says that the sweep's metric is not among them."""
+        self.stopped = False
+        """Whether the trial is to train no further."""
+
+    def begin(self) -> None:
+        """Open the trial's run and say that its workers have begun; when all that it needs is built."""
+        wandb_run = self.tracker.open(self.job)
+        if self.rank == 0:
+            self._say("started", Started(number=self.job.number, slot=self._slot, wandb_run=wandb_run))
+
+    # Going on from a checkpoint.
+
+    @cached_property
+    def start_from(self) -> Path | None:
+        """The checkpoint to go on from, as a local file: the one the job names, else the trial's newest."""
+        checkpoints = self._folder.checkpoints(self.job.number)
+        path = self.job.start_from or next(reversed(checkpoints.values()), None)
+        return self._folder.local_copy(path, self.scratch) if path else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What goes into a checkpoint under `RECORD`, so that whoever goes on from it can report it again."""
+        report = asdict(self._pending) if self._pending else None
+        return {"number": self.job.number, "curve": self._curve, "report": report, "final": self._final}
+
+    def resume(self, checkpoint: Mapping[str, Any]) -> Report | None:
+        """Take up the curve in a checkpoint and report its epoch again: the sweep may have died before it was recorded.
+
+        Returns:
+            That report; None where the checkpoint is not this trial's own.
+        """
+        record = checkpoint.get(RECORD)
+        if record is None or record["number"] != self.job.number:
+            return None
+        self._curve = dict(record["curve"])
+        report = Report(**record["report"])
+        self._hand_in(report, final=record["final"])
+        return report
+
+    # Steps and epochs.
+
+    def beat(self) -> None:
+        """A step begins."""
+        self.watch.beat()
+        if not self.stopped and (outcome := self.watch.interrupted) is not None:
+            self._stop(outcome)
+
+    def report(
+        self, metrics: Mapping[str, float], *, epoch: int, save: Callable[[Path], None], final: bool = False
+    ) -> None:
+        """Check an epoch, save its checkpoint, hand it in, and obey.
+
+        Args:
+            metrics: rank 0's count: ranks that judged for themselves could part, and wait for each other.
+            epoch: how many are done, this one included.
+            save: writes the checkpoint, `record` in it, to a path; called on all ranks, only rank 0's file counts.
+            final: whether the trial is over with this epoch.
+
+        Raises:
+            SpecError: the sweep's metric is not among the metrics.
+        """
+        metrics = self.broadcast(metrics)
+        value = metrics.get(self.spec.metric)
+        if value is None:
+            self.logged = metrics
+            raise self._nothing_reported()
+        if not math.isfinite(value):
+            self._error = f"{self.spec.metric} is {value} at epoch {epoch}: the trial diverged"
+            self._stop(Outcome.DIVERGED)
+            return
+        self._curve[epoch] = value
+        best = ranking.best_epoch(self.spec.goal, self._curve) or epoch
+        report = Report(
+            number=self.job.number,
+            epoch=epoch,
+            value=value,
+            metrics=metrics,
+            best_epoch=best,
+            checkpoint=self._folder.checkpoint(self.job.number, epoch),
+            best_checkpoint=self._folder.checkpoint(self.job.number, best),
+        )
+        self._pending, self._final = report, final
+        self._save(epoch, save)
+        self._hand_in(report, final=final)
+
+    def _save(self, epoch: int, save: Callable[[Path], None]) -> None:
+        if self.rank == 0:
+            with self._folder.writing(self._folder.checkpoint(self.job.number, epoch), self.scratch) as local:
+                save(local)
+        else:
+            save(self.scratch / "unused.ckpt")
+
+    def _hand_in(self, report: Report, *, final: bool) -> None:
+        """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end."""
+        self._last = report
+        if final:
+            self._unsent, self.stopped = report, True
+            return
+        verdict = Verdict.CONTINUE
+        with self.watch.paused():
+            if self.rank == 0:
+                verdict = self._say("report", report)
+            verdict = Verdict(self.broadcast(verdict))
+        if verdict is not Verdict.CONTINUE:
+            self._stop(ENDS_AS[verdict])
+        elif self.rank == 0 and self.spec.checkpoints.keep != "all":
+            self._folder.drop_checkpoints(self.job.number, kept={report.epoch, report.best_epoch})
+
+    def _stop(self, outcome: Outcome) -> None:
+        self._outcome, self.stopped = outcome, True
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    # The end.
+
+    def finish(self) -> Ended:
+        """Put the trial's checkpoints and its run in order.
+
+        Raises:
+            SpecError: the trial is over and has never reported.
+        """
+        if self._outcome is Outcome.COMPLETE and self._last is None:
+            raise self._nothing_reported()
+        kept = self._tidy() if self.rank == 0 else {}
+        self.tracker.close(self._outcome, self._last, self._error, kept)
+        return Ended(number=self.job.number, outcome=self._outcome, report=self._unsent, error=self._error)
+
+    def _tidy(self) -> dict[str, list[str]]:
+        """Delete the checkpoints that are not kept; those that are, best first, with their artifact aliases."""
+        epochs = self._folder.checkpoints(self.job.number)
+        best = ranking.best_epoch(self.spec.goal, self._curve)
+        if self._outcome in (Outcome.PAUSED, Outcome.INTERRUPTED):
+            return {}  # it will go on from the newest
+        kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(epochs), best)
+        self._folder.drop_checkpoints(self.job.number, kept=kept)
+        aliases: dict[str, list[str]] = {
+            epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))
+        }
+        for path, epoch in {path: epoch for epoch, path in epochs.items() if epoch in kept}.items():
+            aliases[path] += ["best"] * (epoch == best) + ["latest"] * (epoch == max(kept))
+        return aliases
+
+    def _nothing_reported(self) -> SpecError:
+        """The error for a metric that never appears."""
+        known = sorted(map(str, self.logged))
+        return SpecError(
+            f"metric is '{self.spec.metric}', which the trainable does not log"
+            f"{near_miss(self.spec.metric, known) or ';'} it logs: {', '.join(known) or 'nothing'}"
+        )

@@ -1,0 +1,82 @@
+"""The contract between a trial and whatever trains it: what every kind of loop is given, and what it gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+RECORD = "orchestrator"
+"""The key, in every checkpoint, of what its trial had reported when it was saved."""
+
+
+class RunLog(Protocol):
+    """The trial's run in the tracker; on ranks other than 0, and where there is no run, everything does nothing."""
+
+    def log(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
+        """Log numbers, against the step they belong to."""
+
+    def log_images(
+        self, key: str, images: Sequence[Any], *, captions: Sequence[str] | None = None, step: int | None = None
+    ) -> None:
+        """Log images, each an array or tensor of shape (H, W), (H, W, C) or (C, H, W), with a caption each."""
+
+
+class Context(ABC):
+    """What a training function is given, on every rank of its trial.
+
+        def train(context: Context, *, lr: float = 0.1) -> None:
+            model, optimizer, first = build(lr), ..., 1
+            if context.start_from:
+                saved = context.load()
+                ...
+            for epoch in range(first, context.max_epochs + 1):
+                for batch in batches:
+                    if context.should_stop():
+                        return
+                    ...
+                context.report({"val/loss": loss}, epoch=epoch, checkpoint={"model": model.state_dict(), ...})
+
+    Every method is to be called on all ranks alike.
+    """
+
+    number: int
+    """The trial's number in the sweep."""
+    seed: int
+    """What Python's, NumPy's and torch's random numbers were seeded with, on every rank alike."""
+    rank: int
+    """Of this process among the trial's workers, from 0."""
+    world_size: int
+    """How many workers the trial has."""
+    max_epochs: int
+    """After how many epochs the trial is over."""
+    start_from: Path | None
+    """The checkpoint to go on from, as a local file; None for a trial that begins."""
+    tracker: RunLog
+    """The trial's W&B run."""
+
+    @abstractmethod
+    def report(self, metrics: Mapping[str, float], *, epoch: int, checkpoint: Mapping[str, Any]) -> None:
+        """Hand in an epoch: its metrics, the sweep's among them, and all that is needed to go on from its end.
+
+        Args:
+            metrics: numbers that all ranks agree on, or rank 0's count.
+            epoch: how many epochs are done, this one included.
+            checkpoint: what `load` returns when the trial goes on.
+
+        Raises:
+            SpecError: the sweep's metric is not among the metrics.
+        """
+
+    @abstractmethod
+    def should_stop(self) -> bool:
+        """Whether to return now; to be asked before every step, since it also says that the trial does not hang."""
+
+    @abstractmethod
+    def load(self) -> dict[str, Any]:
+        """The checkpoint to go on from, on the CPU.
+
+        Raises:
+            LookupError: the trial begins, there is none.
+        """

@@ -1,0 +1,163 @@
+"""A loop of the user's own: a function that trains, in plain torch or Lightning Fabric (torch, Lightning Fabric)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train.torch
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.fsdp import FSDPStrategy
+from lightning.fabric.strategies.single_device import SingleDeviceStrategy
+from lightning.fabric.strategies.strategy import Strategy
+from ray.train.lightning import RayLightningEnvironment
+from torch import nn
+from torch.utils.data import DataLoader
+
+from orchestrator.attempt import Attempt
+from orchestrator.context import RECORD, Context
+from orchestrator.errors import SpecError
+from orchestrator.trainable import TrainFunction
+
+
+class Loop:
+    """Calls the function, and tells it where to go on."""
+
+    def fit(self, trainable: TrainFunction, attempt: Attempt) -> None:
+        """Call `train(context, **hyperparameters)`.
+
+        Raises:
+            SpecError: the spec has arguments for Lightning's Trainer, of which there is none.
+        """
+        arguments = trainable.route(attempt.params)["train"]
+        if attempt.spec.trainer:
+            raise SpecError(f"trainer.{next(iter(attempt.spec.trainer))}: a training function has no Lightning Trainer")
+        attempt.begin()
+        context = FunctionContext(attempt)
+        if attempt.start_from is not None:
+            report = attempt.resume(torch.load(attempt.start_from, map_location="cpu", weights_only=False, mmap=True))
+            if report is not None:
+                # Whoever wrote the checkpoint may have died before W&B had its last second of log.
+                context.tracker.log(report.metrics)
+        if not attempt.stopped:
+            trainable.train(context, **arguments)
+
+
+class FunctionContext(Context):
+    """The context of a training function, on one rank."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._fabric: Fabric | None = None
+        self.number, self.seed = attempt.job.number, attempt.job.seed
+        self.rank, self.world_size = attempt.rank, attempt.world_size
+        self.max_epochs, self.resources = attempt.spec.schedule.max_epochs, attempt.spec.resources
+        self.start_from, self.tracker = attempt.start_from, attempt.tracker
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's device."""
+        device: torch.device = ray.train.torch.get_device()
+        return device
+
+    def report(self, metrics: Mapping[str, float], *, epoch: int, checkpoint: Mapping[str, Any]) -> None:
+        """Hand in an epoch; see `Context`."""
+
+        def save(path: Path) -> None:
+            state = {**checkpoint, RECORD: self._attempt.record}
+            if self._fabric is not None:
+                self._fabric.save(path, state)  # a collective, which takes modules and optimizers as they are
+            elif self.rank == 0:
+                torch.save(state, path)
+
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self._attempt.report(numbers, epoch=epoch, save=save, final=epoch >= self.max_epochs)
+        self.tracker.log(numbers)
+
+    def should_stop(self) -> bool:
+        """Whether to return now; see `Context`."""
+        self._attempt.beat()
+        return self._attempt.stopped
+
+    def load(self) -> dict[str, Any]:
+        """The checkpoint to go on from, on the CPU; see `Context`."""
+        if self.start_from is None:
+            raise LookupError("this trial begins: there is no checkpoint to go on from (context.start_from is None)")
+        saved: dict[str, Any] = torch.load(self.start_from, map_location="cpu", weights_only=False)
+        return saved
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """The model on its device, shared by the trial's workers: `ray.train.torch.prepare_model`."""
+        parallel = "fsdp" if self.resources.strategy == "fsdp" else "ddp"
+        prepared: nn.Module = ray.train.torch.prepare_model(model, parallel_strategy=parallel)
+        return prepared
+
+    def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """The loader, each worker with its part of the data: `ray.train.torch.prepare_data_loader`."""
+        prepared: DataLoader[Any] = ray.train.torch.prepare_data_loader(loader)
+        return prepared
+
+    def fabric(self, **arguments: Any) -> Fabric:
+        """A launched Fabric on the trial's workers, device, precision and run; `report` then saves with it.
+
+        Args:
+            arguments: of `lightning.fabric.Fabric`, besides those.
+        """
+        on_gpu = self.resources.gpus_per_worker > 0
+        logger = self._attempt.tracker.logger()
+        self._fabric = Fabric(
+            **{
+                "accelerator": "gpu" if on_gpu else "cpu",
+                "precision": self.resources.precision,
+                "strategy": self._strategy(),
+                "loggers": [logger] if logger else None,
+                **arguments,
+            }
+        )
+        self._fabric.launch()
+        return self._fabric
+
+    def _strategy(self) -> Strategy:
+        """As the spec says; ranks, devices and the process group are those of the worker group."""
+        if self.world_size == 1 and self.resources.strategy == "auto":
+            return SingleDeviceStrategy(self.device)
+        ours: dict[str, Any] = {
+            "cluster_environment": RayLightningEnvironment(),
+            "parallel_devices": [self.device],
+        }
+        match self.resources.strategy:
+            case "fsdp":
+                return _FabricFSDP(state_dict_type="full", **ours)
+            case "ddp_find_unused_parameters_true":
+                return _FabricDDP(find_unused_parameters=True, **ours)
+            case _:
+                return _FabricDDP(**ours)
+
+
+class _OnRay:
+    """What a Fabric strategy would count for itself, as Ray's strategies for Lightning's Trainer have it from Ray."""
+
+    world_size: int
+    global_rank: int
+
+    @property
+    def root_device(self) -> torch.device:
+        """This rank's device."""
+        device: torch.device = ray.train.torch.get_device()
+        return device
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Which part of the data is this rank's."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+
+class _FabricDDP(_OnRay, DDPStrategy):
+    pass
+
+
+class _FabricFSDP(_OnRay, FSDPStrategy):
+    pass

@@ -1,0 +1,182 @@
+"""Lightning's loop: a LightningModule under a Trainer, checkpointed and reported every epoch (Lightning)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import ray.train.torch  # noqa: F401 - RayDDPStrategy asks it for its device
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.seed import isolate_rng
+from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnvironment
+
+from orchestrator.attempt import Attempt
+from orchestrator.context import RECORD
+from orchestrator.trainable import Trainable
+
+
+class Interrupted(Exception):
+    """The sweep was interrupted in the middle of an epoch."""
+
+
+class Loop:
+    """Trains LightningModules, one after the other; their data stays while its arguments do."""
+
+    def __init__(self) -> None:
+        self._data = _PreparedData()
+        for name in ("lightning.pytorch", "lightning.fabric"):  # advice, the same for every trial
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    def fit(self, trainable: Trainable, attempt: Attempt) -> None:
+        """Build model, data and trainer, and fit."""
+        routed = trainable.route(attempt.params)
+        model = trainable.model(**routed["model"])
+        data = self._data.of(trainable.data, routed["data"])
+        attempt.begin()
+        trainer = _trainer(attempt, Reporter(attempt, routed["model"]), routed["trainer"])
+        with contextlib.suppress(Interrupted):
+            trainer.fit(model, datamodule=data, ckpt_path=attempt.start_from, weights_only=False)
+        attempt.logged = trainer.callback_metrics
+        if data is not None:
+            data.trainer = None  # it would keep this trial's model alive for as long as the data
+
+
+def _trainer(attempt: Attempt, reporter: Reporter, routed: Mapping[str, Any]) -> pl.Trainer:
+    spec, resources = attempt.spec, attempt.spec.resources
+    arguments: dict[str, Any] = {
+        "num_sanity_val_steps": 0,  # the first report comes after a whole validation anyway
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "gpu" if resources.gpus_per_worker > 0 else "cpu",
+        "devices": 1,
+        **spec.trainer,
+        **routed,
+        "max_epochs": spec.schedule.max_epochs,
+        "precision": resources.precision,
+        "callbacks": [reporter],
+        "logger": attempt.tracker.logger() or False,
+        "default_root_dir": str(attempt.scratch),
+    }
+    if attempt.world_size > 1 or resources.strategy != "auto":
+        arguments |= {
+            "strategy": {
+                "fsdp": lambda: RayFSDPStrategy(state_dict_type="full"),
+                "ddp_find_unused_parameters_true": lambda: RayDDPStrategy(find_unused_parameters=True),
+            }.get(resources.strategy, RayDDPStrategy)(),
+            "plugins": [RayLightningEnvironment()],
+            "devices": "auto",
+        }
+    return pl.Trainer(**arguments)
+
+
+class Reporter(Checkpoint):
+    """Lightning's callback at the end of every epoch: checkpoint, report, obey.
+
+    A `Checkpoint` callback runs after all others, so that what they log or decide at the end of the epoch counts,
+    and keeps Lightning from adding a ModelCheckpoint of its own.
+    """
+
+    def __init__(self, attempt: Attempt, model_args: Mapping[str, Any]) -> None:
+        self._attempt, self._model_args = attempt, model_args
+        self._validated = False
+        self._checkpoint: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make `load_from_checkpoint` work for modules that do not call `save_hyperparameters`, too."""
+        if not checkpoint.get(pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY):
+            checkpoint[pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self._model_args)
+        checkpoint[RECORD] = self._attempt.record
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what was reported with the checkpoint, until the trainer is ready to go on."""
+        self._checkpoint = {name: checkpoint.get(name) for name in (RECORD, "global_step")}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the checkpoint's own epoch again; also where nothing is left to train, and no training starts."""
+        if self._checkpoint is not None and (report := self._attempt.resume(self._checkpoint)) is not None:
+            # Whoever wrote the checkpoint may have died before W&B had its last second of log.
+            for logger in trainer.loggers:
+                logger.log_metrics({**report.metrics, "epoch": report.epoch - 1}, self._checkpoint["global_step"])
+        trainer.should_stop = self._attempt.stopped
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget that the last epoch was validated."""
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember that this epoch was validated."""
+        self._validated = True
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """A step begins: leave, if the sweep was interrupted."""
+        self._attempt.beat()
+        if self._attempt.stopped:
+            raise Interrupted
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """A step begins."""
+        self.on_train_batch_start()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Checkpoint and report the epoch, and do as the scheduler says."""
+        validates = sum(trainer.num_val_batches) > 0
+        if validates and not self._validated:
+            return  # check_val_every_n_epoch: this epoch has no news
+        epoch = trainer.current_epoch + 1
+        self._attempt.report(
+            {name: float(value) for name, value in trainer.callback_metrics.items()},
+            epoch=epoch,
+            save=trainer.save_checkpoint,
+            final=trainer.should_stop or epoch >= self._attempt.spec.schedule.max_epochs,
+        )
+        trainer.should_stop = trainer.should_stop or self._attempt.stopped
+
+
+class _PreparedData:
+    """Data modules that are prepared and set up once, and used again while their arguments stay the same."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, str] | None = None
+        self._module: pl.LightningDataModule | None = None
+
+    def of(self, build: Callable[..., Any] | None, arguments: Mapping[str, Any]) -> pl.LightningDataModule | None:
+        """The data module for these arguments; the last one's is torn down when they change."""
+        if build is None:
+            return None
+        key = (build, json.dumps(arguments, sort_keys=True, default=repr))
+        if key != self._key:
+            if self._module is not None:
+                self._teardown("fit")
+            # What is drawn here is not drawn where the data is used again: the trial must not see a difference.
+            with isolate_rng():
+                self._module = build(**arguments)
+            self._key = key
+            self._hold(self._module)
+        return self._module
+
+    def _hold(self, module: pl.LightningDataModule) -> None:
+        """Let every hook of the data module run once only, and its teardown wait until it is no longer used."""
+        self._teardown = module.teardown
+        module.prepare_data = _once(module.prepare_data)  # type: ignore[method-assign]
+        module.setup = _once(module.setup)  # type: ignore[method-assign]
+        module.teardown = lambda stage: None  # type: ignore[method-assign]  # noqa: ARG005
+
+
+def _once(hook: Callable[..., None]) -> Callable[..., None]:
+    done: set[str] = set()
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        if (key := repr((args, kwargs))) not in done:
+            with isolate_rng():
+                hook(*args, **kwargs)
+            done.add(key)
+
+    return call
