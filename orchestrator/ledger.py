@@ -40,6 +40,17 @@ STATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One stretch of a trial on a slot."""
+
+    slot: str
+    """The slot's id, another one each time that a slot is started."""
+    started: datetime
+    ended: datetime | None
+    """None while it runs, and where its end was not seen: it was retried, or the sweep was killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """What the ledger says of one trial."""
 
@@ -59,8 +70,8 @@ class TrialRecord:
     error: str | None
     started: datetime | None
     ended: datetime | None
-    attempts: int
-    """How often its workers began."""
+    attempts: tuple[Attempt, ...]
+    """Every time its workers began."""
 
 
 class Ledger:
@@ -128,9 +139,8 @@ class Ledger:
         if self._records[started.number].state != "RUNNING":
             return self._records[started.number]
         trial = self._trial(started.number)
-        if "started" not in trial.user_attrs:
-            trial.set_user_attr("started", _now().isoformat())
-        trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
+        attempts = trial.user_attrs.get("attempts", [])
+        trial.set_user_attr("attempts", [*attempts, {"slot": started.slot, "started": _now().isoformat()}])
         if started.wandb_run:
             trial.set_user_attr("wandb_run", started.wandb_run)
         return self._refresh(started.number)
@@ -151,9 +161,11 @@ class Ledger:
             return self._records[ended.number]
         if ended.report is not None:
             self.report(ended.report)
-        if (state := STATES.get(ended.outcome)) is None:
-            return self._records[ended.number]
         trial = self._trial(ended.number)
+        if attempts := trial.user_attrs.get("attempts"):
+            trial.set_user_attr("attempts", [*attempts[:-1], {**attempts[-1], "ended": _now().isoformat()}])
+        if (state := STATES.get(ended.outcome)) is None:
+            return self._refresh(ended.number)
         trial.set_user_attr("outcome", str(ended.outcome))
         if ended.error:
             trial.set_user_attr("error", ended.error)
@@ -200,7 +212,7 @@ class Ledger:
         attributes = trial.user_attrs
         curve = dict(sorted(trial.intermediate_values.items()))
         best = ranking.best_epoch(self._spec.goal, curve)
-        started = attributes.get("started")
+        attempts = tuple(_attempt(each) for each in attributes.get("attempts", ()))
         return TrialRecord(
             number=trial.number,
             state=trial.state.name,
@@ -212,9 +224,9 @@ class Ledger:
             wandb_run=attributes.get("wandb_run"),
             checkpoint=attributes.get("checkpoint"),
             error=attributes.get("error"),
-            started=datetime.fromisoformat(started) if started else None,
+            started=attempts[0].started if attempts else None,
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
-            attempts=attributes.get("attempts", 0),
+            attempts=attempts,
         )
 
 
@@ -271,6 +283,15 @@ def _cut_unfinished_line(path: Path) -> None:
     if whole < len(data):
         with path.open("r+b") as journal:
             journal.truncate(whole)
+
+
+def _attempt(noted: Mapping[str, str]) -> Attempt:
+    ended = noted.get("ended")
+    return Attempt(
+        slot=noted["slot"],
+        started=datetime.fromisoformat(noted["started"]),
+        ended=datetime.fromisoformat(ended) if ended else None,
+    )
 
 
 def _now() -> datetime:

@@ -337,7 +337,7 @@ class TestResultsPage:
         record = TrialRecord(
             number=0, state="COMPLETE", params={"lr": 0.1, "depth": 2}, value=0.9, best_epoch=1, curve={1: 0.9}, seed=1,
             wandb_run="wandb/run", checkpoint=folder.checkpoint(0, 1), error=None, started=datetime.now(UTC),
-            ended=None, attempts=1,
+            ended=None, attempts=(),
         )  # fmt: skip
         results.write(folder, results.build(spec, folder, [record], results.Status.RUNNING))
         document: dict[str, Any] = json.loads(folder.read_text("results.json"))

@@ -123,13 +123,18 @@ class TestOneTrial:
         first = ledger.report(make_report(0, 1, 0.5))
         assert ledger.report(make_report(0, 1, 0.7)) == first
 
-    def test_start_counts_attempts_and_keeps_the_first_time(self, open_ledger: Open) -> None:
+    def test_every_attempt_is_kept_and_the_first_is_when_it_started(self, open_ledger: Open) -> None:
         ledger = open_ledger(create=True)
         ledger.ask()
-        first = ledger.start(Started(number=0, slot="slot", wandb_run="wandb/run-1"))
-        second = ledger.start(Started(number=0, slot="slot", wandb_run=None))
-        assert (first.attempts, second.attempts) == (1, 2)
-        assert first.started == second.started
+        first = ledger.start(Started(number=0, slot="one", wandb_run="wandb/run-1"))
+        left = ledger.end(Ended(number=0, outcome=Outcome.INTERRUPTED))
+        second = ledger.start(Started(number=0, slot="two", wandb_run=None))
+        assert [attempt.slot for attempt in second.attempts] == ["one", "two"]
+        assert second.attempts[0] == left.attempts[0]
+        assert left.attempts[0].started <= left.attempts[0].ended <= second.attempts[1].started
+        assert second.attempts[1].ended is None
+        assert ledger.end(Ended(number=0, outcome=Outcome.FAILED)).attempts[1].ended is not None
+        assert first.started == second.started == first.attempts[0].started
         assert first.started is not None
         assert first.started.tzinfo is not None
         assert second.wandb_run == "wandb/run-1"

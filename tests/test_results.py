@@ -38,7 +38,7 @@ def record(number: int, state: str, value: float | None, **changes: Any) -> Tria
         "error": None,
         "started": BEGAN,
         "ended": None if state == "RUNNING" else BEGAN,
-        "attempts": 1,
+        "attempts": (),
     }
     return TrialRecord(**{**given, **changes})
 

@@ -111,7 +111,7 @@ class Play:
                 error=None,
                 started=None,
                 ended=None,
-                attempts=1,
+                attempts=(),
             )
             for number in sorted({*self.epochs, *self.live})
         ]
