@@ -110,8 +110,8 @@ class Screen(Progress):
         running = [record for record in records if record.state == "RUNNING"]
         best = [record for record in ranking.ranked(self.spec.goal, records) if record.state != "RUNNING"]
         if not any(record.curve for record in records):
-            running_note = Text("starting workers: the first one takes about 20 s", style="dim")
-            return Group(head, running_note)
+            waited = duration(time.monotonic() - self._began)
+            return Group(head, Text(f"starting workers: the first takes 20 s or more, {waited} so far", style="dim"))
         return Group(head, trial_table(self.spec, [*running[:TOP], *best[:TOP]]))
 
 
@@ -123,7 +123,6 @@ def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) 
     console.print(f"{new} {spec.name}: {spec.trials} trials, {at_once.trials} at once; {folder.show('')}")
     if not console.is_terminal:
         console.print("starting workers ...")
-    if not console.is_terminal:
         yield Lines(console, spec, ledger)
         return
     screen = Screen(console, spec, ledger)
@@ -133,7 +132,8 @@ def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) 
 
 def trial_table(spec: Spec, records: list[TrialRecord]) -> Table:
     """Trials, a row each."""
-    names = list(dict.fromkeys(name for record in records for name in record.params))
+    # In the space's own order, so that columns do not move from one drawing to the next.
+    names = [name for name in (*spec.params, *spec.load_space()) if any(name in record.params for record in records)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("trial", "state", spec.metric, "epochs", "time"):
         table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
@@ -172,10 +172,9 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
         rows["W&B runs"] = folder.show("wandb")
         rows["upload them"] = f"wandb sync {folder.show('wandb')}/offline-run-*"
     rows["fetch the best"] = f"python -m orchestrator best {folder.show('').rstrip('/')} --download DIR"
-    grid = Table.grid(padding=(0, 2))
+    width = max(map(len, rows))
     for name, value in rows.items():
-        grid.add_row(f"  {name}", Text(value, overflow="ignore", no_wrap=True))
-    console.print(grid, soft_wrap=True, crop=False)
+        console.print(Text(f"  {name:<{width}}  {value}"), soft_wrap=True)
 
 
 def make_console() -> Console:
@@ -202,4 +201,5 @@ def duration(seconds: float) -> str:
 def _took(record: TrialRecord) -> str:
     if record.started is None:
         return ""
-    return duration(((record.ended or datetime.now().astimezone()) - record.started).total_seconds())
+    seconds = ((record.ended or datetime.now().astimezone()) - record.started).total_seconds()
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
