@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 # The top tenth of the trials is told from the rest, and never fewer than five of them: what PED-ANOVA's authors take,
 # and what Optuna's documentation of its evaluator asks for.
@@ -30,6 +29,9 @@ def importances(study: optuna.Study, best_first: Sequence[int]) -> dict[str, flo
     """
     if len(best_first) < 2 * TOP_TRIALS:
         return {}
+    # It brings scikit-learn, which every start of a sweep would wait a second or two for.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     trials = study.get_trials(deepcopy=False)
     ranks = optuna.create_study(direction="minimize", storage=optuna.storages.InMemoryStorage())
     ranks.add_trials(
