@@ -190,6 +190,14 @@ print(code, sorted(set({HEAVY!r}) & set(sys.modules)))
     assert done.stdout.splitlines()[-1] == f"{code} []"
 
 
+def test_the_sweep_process_starts_light() -> None:
+    script = (
+        "import sys, orchestrator.sweep; print(sorted({'torch', 'lightning', 'sklearn', 'wandb'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_public_list() -> None:
     assert orchestrator.__all__ == [
         "Choice",
