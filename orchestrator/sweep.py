@@ -31,6 +31,8 @@ from orchestrator.switchboard import Switchboard
 
 # How often the sweep looks at what happened besides its trials' epochs, and brings results.json up to date.
 NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
+# What writing the results may take of the sweep's time: with 10,000 trials each writing takes more than a second.
+RESULTS_SHARE = 0.05
 # How long W&B may take to make the sweep before the runs are kept on disk.
 WANDB_TIMEOUT_S = 180.0
 # How long a worker group may take to be gone once its trial was lost.
@@ -68,7 +70,7 @@ class Sweep:
         self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
         self._dropped: set[int] = set()
         self._began = time.monotonic()
-        self._news_at = self._results_at = 0.0
+        self._news_at = self._results_due = 0.0
         self._stale = True
 
     def run(self, concurrency: int) -> None:
@@ -187,9 +189,10 @@ class Sweep:
             self._hear_news()
             self._close_runs()
             self._view.tick()
-        if self._stale and now - self._results_at > RESULTS_EVERY_S:
-            self._results_at = now
+        if self._stale and now > self._results_due:
             self._write()
+            took_s = time.monotonic() - now
+            self._results_due = now + max(RESULTS_EVERY_S, took_s / RESULTS_SHARE)
 
     def _hear_news(self) -> None:
         for news in ray.get(self._board.news.remote()):
