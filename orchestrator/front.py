@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
+from orchestrator.naming import default_storage
 
 if TYPE_CHECKING:
     from orchestrator.folder import SweepFolder
@@ -41,7 +43,8 @@ def add_sweep(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Arguments that name a sweep that was run; `find_sweep` finds it."""
     text = "a sweep's name, folder or URL" + ("" if required else " (default: the newest)")
     parser.add_argument("sweep", nargs=None if required else "?", metavar="SWEEP", help=text)
-    parser.add_argument("--storage", default="./results", help="where its name is looked for (default: %(default)s)")
+    parser.add_argument("--storage", default=default_storage(os.environ),
+                        help="where its name is looked for (default: %(default)s)")  # fmt: skip
 
 
 def find_sweep(arguments: argparse.Namespace) -> tuple[SweepFolder, Spec]:

@@ -1,16 +1,23 @@
-"""Names: what a trial is called everywhere, and what a mistyped name was probably meant to be."""
+"""Names: what a trial is called everywhere, where sweeps are kept, and what a mistyped name was meant to be."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 # W&B run ids may hold letters, digits, '-' and '_' and be 64 characters long; eight are left for the trial's number.
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,55}")
 SWEEP_NAME_RULE = "up to 56 letters, digits, '-' and '_', the first a letter or digit"
+
+DEFAULT_STORAGE = "./results"
+
+
+def default_storage(environ: Mapping[str, str]) -> str:
+    """Where sweeps are kept that do not say where: a cluster's setup says it on its nodes by this variable."""
+    return environ.get("ORCHESTRATOR_STORAGE") or DEFAULT_STORAGE
 
 
 def run_id(sweep: str, number: int) -> str:

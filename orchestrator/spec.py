@@ -17,7 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from orchestrator import catalog
 from orchestrator.credentials import tracking_mode
 from orchestrator.errors import InputError, SpecError
-from orchestrator.naming import SWEEP_NAME, SWEEP_NAME_RULE, near_miss, sweep_name
+from orchestrator.naming import (
+    DEFAULT_STORAGE,
+    SWEEP_NAME,
+    SWEEP_NAME_RULE,
+    default_storage,
+    near_miss,
+    sweep_name,
+)
 from orchestrator.space import Space
 
 DEFAULT_SWEEP = "default"
@@ -187,8 +194,8 @@ class Spec(_Section):
     checkpoints: Checkpoints = Checkpoints()
     trainer: dict[str, Any] = {}
     """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`."""
-    storage: str = Field(default="./results", min_length=1)
-    """The folder, or any URL that pyarrow knows, in which the sweep gets its own folder."""
+    storage: str = Field(default=DEFAULT_STORAGE, min_length=1)
+    """The folder, or any URL that pyarrow knows, that gets the sweep's own; the variable `ORCHESTRATOR_STORAGE` sets another default."""
 
     def load_space(self) -> Space:
         """The search space."""
@@ -262,6 +269,7 @@ def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
     problems: list[str] = []
     for override in overrides:
         problems += _override(data, override)
+    data.setdefault("storage", default_storage(os.environ))
     wrong_names = list(_problems_with_names(data))
     spec: Spec | None
     try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,24 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> It
     holder.stdin.close()
     holder.stdout.close()
     assert holder.wait(120) == 0
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """An S3 on this machine (moto's server), with a bucket in it: what a URL of a folder there ends with."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/sweeps", method="PUT")
+    urllib.request.urlopen(request, timeout=60).close()
+    yield f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    server.stop()
+
+
+# What S3's clients want to have, and moto's server does not look at.
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @dataclass

@@ -30,9 +30,9 @@ VENDORS = {
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
     "rich": {"progress"},
-    "torch": {"worker", "attempt", "process_group", *LOOPS},
+    "torch": {"worker", "attempt", "process_group", "spot", *LOOPS},
     "lightning": {"worker", "tracker", *LOOPS},
-    "ray": {"sweep", "slot", "worker", "watch", "schedule", "cluster", "process_group", *LOOPS},
+    "ray": {"sweep", "slot", "worker", "watch", "schedule", "cluster", "process_group", "spot", *LOOPS},
 }
 
 

@@ -1,4 +1,4 @@
-"""The sweep's folder: local, by a file URL, and in storage that is not local (fsspec's, in memory)."""
+"""The sweep's folder: local, by a file URL, and in storage that is not local (fsspec's, in memory, and S3)."""
 
 import os
 import subprocess
@@ -8,14 +8,20 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from conftest import S3_KEYS
 
 from orchestrator.errors import InputError, StorageError
 from orchestrator.folder import SweepFolder, sweeps_in
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if request.param == "s3":
+        for name, value in S3_KEYS.items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://sweeps/{tmp_path.name}?{request.getfixturevalue('s3')}"
+        return
     if request.param != "memory":
         yield ("file://" if request.param == "file" else "") + str(tmp_path / "results")
         return
@@ -67,7 +73,7 @@ class TestAnyStorage:
         assert SweepFolder(storage, "sweep").read_text("results.json") == "ö" * 5
 
     def test_what_is_not_there_is_said_with_its_place(self, folder: SweepFolder) -> None:
-        with pytest.raises(StorageError, match=r"sweep/results\.json cannot be read"):
+        with pytest.raises(StorageError, match=r"sweep/results\.json\S* cannot be read"):
             folder.read_text("results.json")
 
     def test_checkpoints_by_epoch(self, folder: SweepFolder, tmp_path: Path) -> None:
@@ -94,7 +100,7 @@ class TestAnyStorage:
         assert [p.name for p in target.parent.iterdir()] == ["best.ckpt"]
 
     def test_a_download_of_nothing_leaves_nothing(self, folder: SweepFolder, tmp_path: Path) -> None:
-        with pytest.raises(StorageError, match=r"epoch-0001\.ckpt cannot be copied to "):
+        with pytest.raises(StorageError, match=r"epoch-0001\.ckpt\S* cannot be copied to "):
             folder.download(folder.checkpoint(0, 1), tmp_path / "target" / "best.ckpt")
         assert list((tmp_path / "target").iterdir()) == []
 
@@ -112,8 +118,9 @@ class TestAnyStorage:
 
     def test_the_paths_shown_lead_there(self, folder: SweepFolder, storage: str) -> None:
         folder.write_text("sweep.yaml", "x")
-        place, _, name = folder.show("").rstrip("/").rpartition("/")
-        assert SweepFolder(place, name).read_text("sweep.yaml") == "x"
+        shown, mark, options = folder.show("").partition("?")
+        place, _, name = shown.rstrip("/").rpartition("/")
+        assert SweepFolder(place + mark + options, name).read_text("sweep.yaml") == "x"
         assert folder.ray_url == folder.show("ray")
 
 
