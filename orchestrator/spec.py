@@ -195,7 +195,7 @@ class Spec(_Section):
     trainer: dict[str, Any] = {}
     """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`."""
     storage: str = Field(default=DEFAULT_STORAGE, min_length=1)
-    """The folder, or any URL that pyarrow knows, that gets the sweep's own; the variable `ORCHESTRATOR_STORAGE` sets another default."""
+    """The folder, or any URL that pyarrow knows, for the sweep's own; `ORCHESTRATOR_STORAGE` is another default."""
 
     def load_space(self) -> Space:
         """The search space."""

@@ -87,7 +87,7 @@ def drain(node_id: str, seconds: float) -> None:
         SweepError: Ray refuses.
     """
     import ray
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.core.generated import autoscaler_pb2
 
     gcs = GcsClient(address=ray.get_runtime_context().gcs_address)

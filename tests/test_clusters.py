@@ -1,4 +1,4 @@
-"""The cluster files: Ray's own code, AWS's own model and KubeRay's schema accept them, and they keep what they promise."""
+"""The cluster files: Ray's own code, AWS's own model and KubeRay's schema accept them; they keep their promises."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ RAY_JOB = {
                                 "required": ["groupName", "maxReplicas", "minReplicas", "template"],
                                 "properties": {
                                     "groupName": {"type": "string"},
-                                    **{name: {"type": "integer"} for name in ("replicas", "minReplicas", "maxReplicas")},
+                                    **{key: {"type": "integer"} for key in ("replicas", "minReplicas", "maxReplicas")},
                                     "rayStartParams": START,
                                     "template": TEMPLATE,
                                 },
@@ -244,7 +244,7 @@ def test_kuberay_accepts_its_job() -> None:
     job = load("clusters/kuberay.yaml")
     jsonschema.validate(job, RAY_JOB)
     cluster = job["spec"]["rayClusterSpec"]
-    derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "x", "namespace": "default"}, "spec": cluster})
+    derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "x", "namespace": "y"}, "spec": cluster})
     types = derived["available_node_types"]
     assert types.pop(derived["head_node_type"])["resources"] == {"CPU": 0, HEAD: 1, "memory": 16 * 2**30}
     assert {name: kind["resources"]["GPU"] for name, kind in types.items()} == {"gpu-spot": 1, "gpu-on-demand": 1}

@@ -57,6 +57,8 @@ def commands() -> Iterator[tuple[str, str, list[str]]]:
         for module, rest in COMMAND.findall(text):
             if where == "--help":
                 rest = rest.partition("  ")[0]
+            if rest.count("'") % 2:  # within another command's quotes, as with `ray exec`
+                rest = rest.partition("'")[0]
             words = shlex.split(re.split(r"&&|\||;", rest)[0], comments=True)
             words = [word for word in words if word not in ("...", "[SWEEP.yaml]", "[key=value", "...]")]
             yield where, module, words
