@@ -30,6 +30,7 @@ VENDORS = {
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
     "rich": {"progress"},
+    "plotly": {"report"},
     "torch": {"worker", "attempt", "process_group", "spot", *LOOPS},
     "lightning": {"worker", "tracker", *LOOPS},
     "ray": {"sweep", "slot", "worker", "watch", "schedule", "cluster", "process_group", "spot", *LOOPS},
@@ -154,7 +155,7 @@ def test_the_mechanism_names_no_trainable_and_no_space() -> None:
         assert words & named == set(), module
 
 
-HEAVY = ("torch", "lightning", "ray", "optuna", "pyarrow", "wandb", "numpy", "rich")
+HEAVY = ("torch", "lightning", "ray", "optuna", "pyarrow", "wandb", "numpy", "rich", "plotly")
 
 
 @pytest.mark.parametrize(
