@@ -1,4 +1,4 @@
-"""An attempt: one trial's time on one rank, whatever kind of loop trains it. Its reports, verdicts and end (torch)."""
+"""An attempt: one trial's time on one rank, whatever trains it: reports, verdicts and end (torch, Lightning)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 
 from orchestrator import ranking
 from orchestrator.context import RECORD
@@ -52,11 +53,14 @@ class Attempt:
         self._folder, self._slot, self._say = folder, slot, say
         self._curve: dict[int, float] = {}
         self._pending: Report | None = None
+        self._random: list[dict[str, Any]] = []
         self._final = False
         self._outcome = Outcome.COMPLETE
         self._error: str | None = None
         self._last: Report | None = None
         self._unsent: Report | None = None
+        self.epochs_done = 0
+        """Of the checkpoint to go on from."""
         self.logged: Iterable[str] = ()
         """Names of what was logged, for the message that says that the sweep's metric is not among them."""
         self.stopped = False
@@ -80,8 +84,13 @@ class Attempt:
     @property
     def record(self) -> dict[str, Any]:
         """What goes into a checkpoint under `RECORD`, so that whoever goes on from it can report it again."""
-        report = asdict(self._pending) if self._pending else None
-        return {"number": self.job.number, "curve": self._curve, "report": report, "final": self._final}
+        return {
+            "number": self.job.number,
+            "curve": self._curve,
+            "report": asdict(self._pending) if self._pending else None,
+            "final": self._final,
+            "random": self._random,
+        }
 
     def resume(self, checkpoint: Mapping[str, Any]) -> Report | None:
         """Take up the curve in a checkpoint and report its epoch again: the sweep may have died before it was recorded.
@@ -90,12 +99,20 @@ class Attempt:
             That report; None where the checkpoint is not this trial's own.
         """
         record = checkpoint.get(RECORD)
-        if record is None or record["number"] != self.job.number:
+        if record is None:
+            return None
+        self.epochs_done, self._random = record["report"]["epoch"], record["random"]
+        if record["number"] != self.job.number:
             return None
         self._curve = dict(record["curve"])
         report = Report(**record["report"])
         self._hand_in(report, final=record["final"])
         return report
+
+    def restore_random_state(self) -> None:
+        """Go on drawing random numbers where the checkpoint's trial was; just before the first epoch that is left."""
+        if len(self._random) == self.world_size:  # otherwise the trial goes on with more workers than it had, or fewer
+            _set_rng_states(self._random[self.rank])
 
     # Steps and epochs.
 
@@ -139,7 +156,7 @@ class Attempt:
             checkpoint=self._folder.checkpoint(self.job.number, epoch),
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
         )
-        self._pending, self._final = report, final
+        self._pending, self._final, self._random = report, final, self._gather(_collect_rng_states())
         self._save(epoch, save)
         self._hand_in(report, final=final)
 
@@ -176,6 +193,14 @@ class Attempt:
         values = [value]
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
+
+    def _gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank, on every rank."""
+        values: list[Any] = [value]
+        if self.world_size > 1:
+            values *= self.world_size
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     # The end.
 

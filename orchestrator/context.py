@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from lightning.fabric import Fabric
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+    from orchestrator.spec import Resources
 
 RECORD = "orchestrator"
 """The key, in every checkpoint, of what its trial had reported when it was saved."""
@@ -27,16 +35,16 @@ class Context(ABC):
     """What a training function is given, on every rank of its trial.
 
         def train(context: Context, *, lr: float = 0.1) -> None:
-            model, optimizer, first = build(lr), ..., 1
+            network = ...
+            model = context.prepare_model(network)
             if context.start_from:
-                saved = context.load()
-                ...
-            for epoch in range(first, context.max_epochs + 1):
+                network.load_state_dict(context.load()["network"])
+            for epoch in context.epochs():
                 for batch in batches:
                     if context.should_stop():
                         return
                     ...
-                context.report({"val/loss": loss}, epoch=epoch, checkpoint={"model": model.state_dict(), ...})
+                context.report({"val/loss": loss}, epoch=epoch, checkpoint={"network": network.state_dict()})
 
     Every method is to be called on all ranks alike.
     """
@@ -51,10 +59,20 @@ class Context(ABC):
     """How many workers the trial has."""
     max_epochs: int
     """After how many epochs the trial is over."""
+    resources: Resources
+    """What the spec says of workers, precision and strategy; see docs/spec.md."""
     start_from: Path | None
     """The checkpoint to go on from, as a local file; None for a trial that begins."""
     tracker: RunLog
     """The trial's W&B run."""
+
+    @abstractmethod
+    def epochs(self) -> Iterator[int]:
+        """The epochs to train, counted from 1: all of them, or those after the checkpoint to go on from.
+
+        It puts the random state back to what it was at the checkpoint's end, so that a trial that was interrupted draws
+        the same numbers as one that was not; all that it needs is to be built and loaded before.
+        """
 
     @abstractmethod
     def report(self, metrics: Mapping[str, float], *, epoch: int, checkpoint: Mapping[str, Any]) -> None:
@@ -72,6 +90,27 @@ class Context(ABC):
     @abstractmethod
     def should_stop(self) -> bool:
         """Whether to return now; to be asked before every step, since it also says that the trial does not hang."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """This rank's device."""
+
+    @abstractmethod
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """The model on its device, shared by the trial's workers: `ray.train.torch.prepare_model`."""
+
+    @abstractmethod
+    def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """The loader, each worker with its part of the data: `ray.train.torch.prepare_data_loader`."""
+
+    @abstractmethod
+    def fabric(self, **arguments: Any) -> Fabric:
+        """A launched Fabric on the trial's workers, device, precision and run; `report` then saves with it.
+
+        Args:
+            arguments: of `lightning.fabric.Fabric`, besides those.
+        """
 
     @abstractmethod
     def load(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ VENDORS = {
     "rich": {"progress"},
     "plotly": {"report"},
     "torch": {"worker", "attempt", "process_group", "spot", *LOOPS},
-    "lightning": {"worker", "tracker", *LOOPS},
+    "lightning": {"worker", "attempt", "tracker", *LOOPS},
     "ray": {"sweep", "slot", "worker", "watch", "schedule", "cluster", "process_group", "spot", *LOOPS},
 }
 

@@ -4,12 +4,16 @@ import json
 import logging
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import optuna
 import pytest
+from doubles import datasets
+from doubles.context import Alone
+from torchvision.datasets import CIFAR10, MNIST
 
 from orchestrator import catalog
 from orchestrator import spec as specs
@@ -17,7 +21,7 @@ from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
 from orchestrator.space import Space
 from orchestrator.spec import Spec
-from orchestrator.trainable import Trainable
+from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
 
 SWEEPS = [specs.read(name) for name in catalog.names(catalog.SWEEPS)]
 TRAINABLES = list(catalog.names(catalog.TRAINABLES))
@@ -27,26 +31,52 @@ SPACES = {
 }
 
 
-def fit(trainable: Trainable, params: dict[str, Any], scratch: Path) -> pl.Trainer:
-    """One batch of training and one of validation."""
+@pytest.fixture(scope="module", autouse=True)
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Small files in place of the datasets that would be downloaded, and a cache of their own for them."""
+    folder = tmp_path_factory.mktemp("served")
+    datasets.write_mnist(folder)
+    datasets.write_cifar10(folder, batch=12, test=20)
+    before = [(kind, dict(vars(kind))) for kind in (MNIST, CIFAR10)]
+    with pytest.MonkeyPatch.context() as patch, datasets.serving(folder) as address:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        datasets.serve_from(folder, address)
+        yield
+    for kind, attributes in before:
+        for name in ("mirrors", "resources", "url", "tgz_md5", "train_list", "test_list", "meta"):
+            if name in attributes:
+                setattr(kind, name, attributes[name])
+
+
+def train(trainable: AnyTrainable, params: dict[str, Any], scratch: Path) -> set[str]:
+    """Train for a batch, or an epoch, and then test; the names of the metrics."""
     routed = trainable.route(params)
-    model = trainable.model(**routed["model"])
-    data = trainable.data(**routed["data"]) if trainable.data else None
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    trainer = pl.Trainer(
-        **routed["trainer"],
-        fast_dev_run=True,
-        accelerator="cpu",
-        devices=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=False,
-        default_root_dir=str(scratch),
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Lightning, about loader workers
+        if isinstance(trainable, TrainFunction):
+            context = Alone(scratch)
+            trainable.train(context, **routed["train"])
+            assert len(context.reports) == 1
+            return {*context.reports[0], *(trainable.test(context, **routed["train"]) if trainable.test else ())}
+        assert isinstance(trainable, Trainable)
+        model = trainable.model(**routed["model"])
+        data = trainable.data(**routed["data"]) if trainable.data else None
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        trainer = pl.Trainer(
+            **routed["trainer"],
+            fast_dev_run=True,
+            accelerator="cpu",
+            devices=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            default_root_dir=str(scratch),
+        )
         trainer.fit(model, datamodule=data)
-    return trainer
+        assert trainer.global_step == 1
+        metrics = set(trainer.callback_metrics)
+        trainer.test(model, datamodule=data, verbose=False)
+        return metrics | set(trainer.callback_metrics)
 
 
 def test_there_are_some() -> None:
@@ -61,23 +91,23 @@ class TestTrainables:
         assert catalog.problem_with_trainable(name) is None
         assert len(catalog.summary(catalog.names(catalog.TRAINABLES)[name])) > 10
 
-    def test_it_trains_with_its_defaults(self, name: str, tmp_path: Path) -> None:
-        trainer = fit(catalog.load_trainable(name), {}, tmp_path)
-        assert trainer.global_step == 1
-        assert trainer.callback_metrics
+    def test_it_trains_and_tests_with_its_defaults(self, name: str, tmp_path: Path) -> None:
+        metrics = train(catalog.load_trainable(name), {}, tmp_path)
+        assert any(metric.startswith("test/") for metric in metrics)
+        assert {spec.metric for spec in SWEEPS if spec.trainable == name} <= metrics
 
-    def test_it_logs_the_metric_of_every_sweep_of_it(self, name: str, tmp_path: Path) -> None:
-        metrics = {spec.metric for spec in SWEEPS if spec.trainable == name}
-        assert metrics <= set(fit(catalog.load_trainable(name), {}, tmp_path).callback_metrics)
+    def test_a_sweep_of_it_is_shipped(self, name: str) -> None:
+        assert name in [spec.trainable for spec in SWEEPS]
 
     def test_it_and_what_it_builds_pickle(self, name: str) -> None:
         trainable = catalog.load_trainable(name)
         assert pickle.loads(pickle.dumps(trainable)) == trainable
-        model = trainable.model()
-        again = pickle.loads(pickle.dumps(model))
-        assert {k: v.shape for k, v in again.state_dict().items()} == {
-            k: v.shape for k, v in model.state_dict().items()
-        }
+        if isinstance(trainable, Trainable):
+            model = trainable.model()
+            again = pickle.loads(pickle.dumps(model))
+            assert {k: v.shape for k, v in again.state_dict().items()} == {
+                k: v.shape for k, v in model.state_dict().items()
+            }
 
 
 @pytest.mark.parametrize("spec", SWEEPS, ids=list(catalog.names(catalog.SWEEPS)))
@@ -87,8 +117,8 @@ class TestSweeps:
         folder = SweepFolder(str(tmp_path), "x")
         folder.create()
         params = Ledger(folder, spec.model_copy(update={"name": "x"}), create=True).ask().params
-        trainer = fit(catalog.load_trainable(given), dict(params), tmp_path / "fit")
-        assert spec.metric in trainer.callback_metrics
+        (tmp_path / "fit").mkdir()
+        assert spec.metric in train(catalog.load_trainable(given), dict(params), tmp_path / "fit")
 
     def test_it_says_what_it_is(self, spec: Spec) -> None:
         path = next(p for name, p in catalog.names(catalog.SWEEPS).items() if specs.read(name) == spec)

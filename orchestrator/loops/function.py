@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,7 @@ class Loop:
         attempt.begin()
         context = FunctionContext(attempt)
         if attempt.start_from is not None:
-            report = attempt.resume(torch.load(attempt.start_from, map_location="cpu", weights_only=False, mmap=True))
-            if report is not None:
-                # Whoever wrote the checkpoint may have died before W&B had its last second of log.
-                context.tracker.log(report.metrics)
+            attempt.resume(torch.load(attempt.start_from, map_location="cpu", weights_only=False, mmap=True))
         if not attempt.stopped:
             trainable.train(context, **arguments)
 
@@ -60,8 +57,15 @@ class FunctionContext(Context):
     @property
     def device(self) -> torch.device:
         """This rank's device."""
-        device: torch.device = ray.train.torch.get_device()
-        return device
+        return _device()
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs to train; see `Context`."""
+        self._attempt.restore_random_state()
+        for epoch in range(self._attempt.epochs_done + 1, self.max_epochs + 1):
+            yield epoch
+            if self._attempt.stopped:
+                return
 
     def report(self, metrics: Mapping[str, float], *, epoch: int, checkpoint: Mapping[str, Any]) -> None:
         """Hand in an epoch; see `Context`."""
@@ -75,7 +79,6 @@ class FunctionContext(Context):
 
         numbers = {name: float(value) for name, value in metrics.items()}
         self._attempt.report(numbers, epoch=epoch, save=save, final=epoch >= self.max_epochs)
-        self.tracker.log(numbers)
 
     def should_stop(self) -> bool:
         """Whether to return now; see `Context`."""
@@ -90,22 +93,18 @@ class FunctionContext(Context):
         return saved
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """The model on its device, shared by the trial's workers: `ray.train.torch.prepare_model`."""
+        """The model on its device, shared by the workers; see `Context`."""
         parallel = "fsdp" if self.resources.strategy == "fsdp" else "ddp"
         prepared: nn.Module = ray.train.torch.prepare_model(model, parallel_strategy=parallel)
         return prepared
 
     def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """The loader, each worker with its part of the data: `ray.train.torch.prepare_data_loader`."""
+        """The loader, each worker with its part of the data; see `Context`."""
         prepared: DataLoader[Any] = ray.train.torch.prepare_data_loader(loader)
         return prepared
 
     def fabric(self, **arguments: Any) -> Fabric:
-        """A launched Fabric on the trial's workers, device, precision and run; `report` then saves with it.
-
-        Args:
-            arguments: of `lightning.fabric.Fabric`, besides those.
-        """
+        """A launched Fabric; see `Context`."""
         on_gpu = self.resources.gpus_per_worker > 0
         logger = self._attempt.tracker.logger()
         self._fabric = Fabric(
@@ -146,13 +145,17 @@ class _OnRay:
     @property
     def root_device(self) -> torch.device:
         """This rank's device."""
-        device: torch.device = ray.train.torch.get_device()
-        return device
+        return _device()
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
         """Which part of the data is this rank's."""
         return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+
+def _device() -> torch.device:
+    device: torch.device = ray.train.torch.get_device()
+    return device
 
 
 class _FabricDDP(_OnRay, DDPStrategy):

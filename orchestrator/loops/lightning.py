@@ -108,8 +108,14 @@ class Reporter(Checkpoint):
         trainer.should_stop = self._attempt.stopped
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget that the last epoch was validated."""
+        """Forget that the last epoch was validated; in the first, draw random numbers where the checkpoint left off."""
         self._validated = False
+        if self._checkpoint is not None:
+            self._checkpoint = None
+            self._attempt.restore_random_state()
+            # The Trainer drew the order of a resumed epoch's data when it started, from another random state.
+            if (fetcher := trainer.fit_loop._data_fetcher) is not None:
+                iter(fetcher)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch was validated."""

@@ -1,0 +1,144 @@
+"""Loops on an attempt of their own, without Ray: what is the same when a trial is interrupted and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch.utils.data import DataLoader, TensorDataset
+
+from orchestrator import Trainable
+from orchestrator.attempt import Attempt
+from orchestrator.folder import SweepFolder
+from orchestrator.loops.lightning import Loop
+from orchestrator.messages import Ended, Job, Outcome, Report, Verdict
+from orchestrator.spec import Spec
+from orchestrator.tracker import Tracker
+
+
+class Drawing(pl.LightningModule):
+    """Everything that a trial could lose when it is interrupted: dropout, noise, momentum, schedules, counters."""
+
+    def __init__(self, *, lr: float = 0.01, patience: int = 99) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+        self.rates: list[float] = []
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        noise = random.random() + float(np.random.default_rng(np.random.randint(2**31)).random())
+        loss: torch.Tensor = (self.net(batch[0]) - batch[0].sum() * noise).pow(2).mean()
+        self.log("train/loss", loss, on_epoch=True, on_step=False)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], on_epoch=True, on_step=False)
+        return loss
+
+    def validation_step(self, batch: list[torch.Tensor]) -> None:
+        self.log("val/loss", self.net(batch[0]).pow(2).mean())
+        self.log("val/constant", 1.0)
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [EarlyStopping(monitor="val/constant", patience=self.hparams["patience"])]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.linspace(-1, 1, 64).view(16, 4)), batch_size=4, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.ones(4, 4)), batch_size=4)
+
+
+class Calm:
+    """A watch that sees nothing."""
+
+    interrupted: Outcome | None = None
+
+    def beat(self) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quiet(recwarn: pytest.WarningsRecorder) -> None:
+    """Lightning's advice."""
+
+
+def train(
+    folder: Path, trainable: Trainable, verdict: Callable[[Report], Verdict], **job: Any
+) -> tuple[list[Report], Ended]:
+    """Train trial 0 of a sweep in a folder; what it reported, and how it ended."""
+    spec = Spec.model_validate(
+        {"name": "x", "trainable": "x", "space": {}, "metric": "val/loss", "goal": "minimize",
+         "storage": str(folder), "schedule": {"max_epochs": 5}, "tracking": {"mode": "disabled"},
+         "checkpoints": {"keep": "all"}}
+    )  # fmt: skip
+    sweep = SweepFolder(spec.storage, "x")
+    scratch = folder / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    reports: list[Report] = []
+
+    def say(method: str, *args: Any) -> Any:
+        if method == "report":
+            reports.append(args[0])
+            return verdict(args[0])
+        return None
+
+    pl.seed_everything(7, workers=True, verbose=False)
+    attempt = Attempt(
+        job=Job(number=0, params={}, seed=7, **job), spec=spec, folder=sweep, rank=0, world_size=1, slot="s",
+        tracker=Tracker(spec, sweep, None, 0, print), watch=Calm(), say=say, scratch=scratch,  # type: ignore[arg-type]
+    )  # fmt: skip
+    Loop().fit(trainable, attempt)
+    ended = attempt.finish()
+    return [*reports, *([ended.report] if ended.report else [])], ended
+
+
+def go_on(_: Report) -> Verdict:
+    return Verdict.CONTINUE
+
+
+def stop_at(epoch: int) -> Callable[[Report], Verdict]:
+    return lambda report: Verdict.INTERRUPT if report.epoch == epoch else Verdict.CONTINUE
+
+
+def curves(reports: list[Report]) -> dict[int, dict[str, float]]:
+    return {report.epoch: dict(report.metrics) for report in reports}
+
+
+class TestGoingOn:
+    def test_an_interrupted_trial_gives_the_curve_of_one_that_was_not(self, tmp_path: Path) -> None:
+        whole, _ = train(tmp_path / "whole", Trainable(model=Drawing), go_on)
+        assert sorted(curves(whole)) == [1, 2, 3, 4, 5]
+        for epoch in (1, 3):
+            folder = tmp_path / f"cut-{epoch}"
+            before, ended = train(folder, Trainable(model=Drawing), stop_at(epoch))
+            assert ended.outcome is Outcome.INTERRUPTED
+            after, ended = train(folder, Trainable(model=Drawing), go_on)
+            assert ended.outcome is Outcome.COMPLETE
+            assert after[0] == before[-1]  # the last epoch again: the sweep may not have recorded it
+            assert curves([*before, *after]) == curves(whole)
+
+    def test_early_stopping_counts_on(self, tmp_path: Path) -> None:
+        impatient = Trainable(model=Drawing, model_args={"patience": 2})
+        whole, ended = train(tmp_path / "whole", impatient, go_on)
+        assert (len(whole), ended.outcome) == (3, Outcome.COMPLETE)
+        train(tmp_path / "cut", impatient, stop_at(2))
+        after, ended = train(tmp_path / "cut", impatient, go_on)
+        assert ([report.epoch for report in after], ended.outcome) == ([2, 3], Outcome.COMPLETE)
+
+    def test_the_same_seed_gives_the_same_curve(self, tmp_path: Path) -> None:
+        first, second = (train(tmp_path / name, Trainable(model=Drawing), go_on)[0] for name in ("first", "second"))
+        assert curves(first) == curves(second)
