@@ -81,6 +81,11 @@ class Attempt:
         path = self.job.start_from or next(reversed(checkpoints.values()), None)
         return self._folder.local_copy(path, self.scratch) if path else None
 
+    def turn_to_best(self) -> None:
+        """Let `start_from` be the best of the attempt's own checkpoints, once it has finished."""
+        epoch = ranking.best_epoch(self.spec.goal, self._curve) or 0
+        self.start_from = self._folder.local_copy(self._folder.checkpoint(self.job.number, epoch), self.scratch)
+
     @property
     def record(self) -> dict[str, Any]:
         """What goes into a checkpoint under `RECORD`, so that whoever goes on from it can report it again."""

@@ -33,6 +33,7 @@ STATES = {
     Outcome.COMPLETE: TrialState.COMPLETE,
     Outcome.PRUNED: TrialState.PRUNED,
     Outcome.DIVERGED: TrialState.PRUNED,  # Optuna's samplers learn from a pruned trial's curve, not from a failed one
+    Outcome.OUT_OF_MEMORY: TrialState.PRUNED,  # with a constraint that it breaks: a failed trial teaches nothing
     Outcome.FAILED: TrialState.FAIL,
     Outcome.REJECTED: TrialState.FAIL,
     Outcome.BROKEN: TrialState.FAIL,
@@ -169,6 +170,8 @@ class Ledger:
         trial.set_user_attr("outcome", str(ended.outcome))
         if ended.error:
             trial.set_user_attr("error", ended.error)
+        if ended.outcome is Outcome.OUT_OF_MEMORY:
+            trial.set_constraint("memory", 1.0)
         record = self._records[ended.number]
         if state is TrialState.COMPLETE:
             self._study.tell(trial, record.value, state=state)

@@ -8,6 +8,14 @@ from enum import StrEnum
 from typing import Any
 
 
+class Task(StrEnum):
+    """What workers do with a trial."""
+
+    TRAIN = "train"
+    TEST = "test"  # the checkpoint that the job names, on the test split
+    TRAIN_AND_TEST = "train_and_test"  # the best of its own checkpoints
+
+
 class Outcome(StrEnum):
     """How a trial's time on a slot ended."""
 
@@ -17,6 +25,7 @@ class Outcome(StrEnum):
     PAUSED = "paused"  # the scheduler took it off its slot; it will go on
     INTERRUPTED = "interrupted"  # the sweep was stopped; it goes on when the sweep is resumed
     FAILED = "failed"
+    OUT_OF_MEMORY = "out_of_memory"  # its hyperparameters ask for more than there is: they are infeasible
     REJECTED = "rejected"  # the spec does not fit the trainable: every trial would fail the same way
     BROKEN = "broken"  # worker groups do not even start: so would every trial's
 
@@ -41,6 +50,8 @@ class Job:
     """How often it was tried before, in this run of the sweep."""
     start_from: str | None = None
     """A checkpoint, relative to the sweep's folder, other than the trial's own newest."""
+    task: Task = Task.TRAIN
+    """What is to be done with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +93,8 @@ class Ended:
     error: str | None = None
     run_closed: bool = True
     """Whether the trial's W&B run was closed by its workers."""
+    tested: Mapping[str, float] | None = None
+    """What was measured on the test split, where that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class Slot(tune.Trainable):
         self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None, folder: str = ""
     ) -> None:
         """Start the worker group; `spec` is the sweep's resolved spec as YAML."""
-        self._board, self._spec_text, self._sweep_id, self._folder = board, spec, sweep_id, folder
+        self._board, self._sweep_id, self._folder = board, sweep_id, folder
         self._spec = Spec.from_yaml(spec)
         self._slot = uuid.uuid4().hex[:8]
         self._closed = threading.Event()
@@ -160,38 +160,11 @@ class Slot(tune.Trainable):
 
     def _keep_group(self) -> None:
         """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
-        from ray.train.torch import TorchTrainer
-
-        resources = self._spec.resources
-        per_worker = {"CPU": resources.cpus_per_worker}
-        if resources.gpus_per_worker:
-            per_worker["GPU"] = resources.gpus_per_worker
         failed = 0
         while not self._closed.is_set():
             began = time.monotonic()
-            trainer = TorchTrainer(
-                _serve,
-                train_loop_config={
-                    "spec_text": self._spec_text,
-                    "sweep_id": self._sweep_id,
-                    "board": self._board,
-                    "slot": self._slot,
-                    "folder": self._folder,
-                },
-                torch_config=ProcessGroup(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
-                scaling_config=train.ScalingConfig(
-                    num_workers=resources.workers,
-                    use_gpu=resources.gpus_per_worker > 0,
-                    resources_per_worker=per_worker,
-                ),
-                run_config=train.RunConfig(
-                    name=f"group-{self._slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
-                    storage_path=SweepFolder(self._spec.storage, self._spec.name or "").ray_url,
-                    # Workers may fail for ever, each time with a trial; a group that cannot start may not.
-                    failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=2),
-                    callbacks=[_TellWhy(self._board, self._slot)],
-                ),
-            )
+            # Workers may fail for ever, each time with a trial; a group that cannot start may not.
+            trainer = worker_group(self._spec, self._sweep_id, self._board, self._slot, self._folder, max_failures=-1)
             try:
                 trainer.fit()
                 failed = 0
@@ -202,6 +175,47 @@ class Slot(tune.Trainable):
                 if failed >= MAX_FAILED_RUNS:
                     self._broken = cause
                     return
+
+
+def worker_group(spec: Spec, sweep_id: str | None, board: Any, slot: str, folder: str, *, max_failures: int) -> Any:
+    """The Ray Train run whose workers serve a slot, to be `fit`.
+
+    Args:
+        spec: what a worker is, and how many there are.
+        sweep_id: the W&B sweep that trials join.
+        board: where workers get their trials.
+        slot: its name there.
+        folder: where relative paths of the user's are relative to.
+        max_failures: how often workers are replaced; -1 for ever.
+    """
+    from ray.train.torch import TorchTrainer
+
+    resources = spec.resources
+    per_worker = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    return TorchTrainer(
+        _serve,
+        train_loop_config={
+            "spec_text": spec.to_yaml(),
+            "sweep_id": sweep_id,
+            "board": board,
+            "slot": slot,
+            "folder": folder,
+        },
+        torch_config=ProcessGroup(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        run_config=train.RunConfig(
+            name=f"group-{slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
+            storage_path=SweepFolder(spec.storage, spec.name or "").ray_url,
+            failure_config=train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
+            callbacks=[_TellWhy(board, slot)],
+        ),
+    )
 
 
 class _TellWhy(train.UserCallback):

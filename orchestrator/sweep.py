@@ -168,6 +168,8 @@ class Sweep:
         record = self.ledger.end(ended)
         if record.state != "RUNNING" and not ended.run_closed:
             self._left_open.append((time.monotonic() + DYING_S, ended))
+        if record.state == "FAIL" or ended.outcome is Outcome.OUT_OF_MEMORY:
+            self._tidy(record)
         if record.state == "FAIL":
             self._failed(ended)
         if isinstance(event, Ended):
@@ -210,11 +212,13 @@ class Sweep:
                 self.folder.drop_checkpoints(record.number)
                 self._dropped.add(record.number)
 
-    def _failed(self, ended: Ended) -> None:
-        record = self.ledger.records[ended.number]
+    def _tidy(self, record: TrialRecord) -> None:
+        """Do for a trial whose workers died what they would have done with its checkpoints."""
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(record.curve), record.best_epoch)
-        self.folder.drop_checkpoints(ended.number, kept=kept)
-        self._settled.add(ended.number)
+        self.folder.drop_checkpoints(record.number, kept=kept)
+        self._settled.add(record.number)
+
+    def _failed(self, ended: Ended) -> None:
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
         if failures.ends_sweep(ended.outcome):
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
@@ -286,7 +290,7 @@ class Sweep:
         """Begin to change a run that no worker has open; the sweep's end waits for it."""
         if self.spec.tracking.mode != "disabled":
             sweep_id = self.ledger.recall("wandb_sweep")
-            call = _change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
+            call = change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
             self._changing.append((number, call))
 
     @contextmanager
@@ -355,7 +359,8 @@ def _create_wandb_sweep(spec_text: str, parameters: dict[str, Any]) -> str:
 
 
 @ray.remote(num_cpus=0)
-def _change_wandb_run(spec_text: str, sweep_id: str | None, method: str, number: int, *args: Any) -> None:
+def change_wandb_run(spec_text: str, sweep_id: str | None, method: str, number: int, *args: Any) -> None:
+    """Change a run that no worker has open, by a method of `Tracker`."""
     from orchestrator.tracker import Tracker
 
     spec = Spec.from_yaml(spec_text)

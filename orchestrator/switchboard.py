@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from orchestrator import failures
 from orchestrator.messages import Ended, Event, Job, Lost, Notice, Outcome, Report, Started, Verdict
 
 DIED = "the worker process died (killed, out of memory, or the node is gone)"
@@ -101,7 +102,7 @@ class Switchboard:
         line.cause = cause
         if line.taken_by is not None and line.job is not None:
             line.dead.add(line.taken_by)
-            self._lose(line, Lost(error=cause))
+            self._lose(line, Lost(error=cause, outcome=failures.kind(cause)))
         elif line.taken_by is None:
             line.stillborn += 1
             if line.stillborn >= MAX_STILLBORN and line.job is not None:

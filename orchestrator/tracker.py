@@ -138,6 +138,10 @@ class Tracker:
         """Give the sweep's best checkpoint the alias `sweep-best`, in the winner's own run."""
         self._sign_again(number, lambda run: self._log_artifact(run, path, ["best", "sweep-best"], None), exit_code=0)
 
+    def add_to_summary(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Put numbers into the summary of a trial's run."""
+        self._sign_again(number, lambda run: run.summary.update(dict(metrics)), exit_code=0)
+
     def _sign_again(self, number: int, change: Callable[[Any], None], exit_code: int) -> None:
         if self._mode == "disabled":
             return
@@ -222,7 +226,7 @@ def prepare_environment(folder: SweepFolder) -> None:
 def _sign(run: Any, outcome: Outcome, error: str | None) -> None:
     """How the trial ended, where a table of runs can be filtered by it."""
     run.summary["outcome"] = str(outcome)
-    if outcome in (Outcome.PRUNED, Outcome.DIVERGED):
+    if outcome in (Outcome.PRUNED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY):
         run.tags = (*(run.tags or ()), str(outcome))
     run.summary["error"] = error  # also where there is none: an earlier attempt may have left one
 

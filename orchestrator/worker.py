@@ -12,6 +12,7 @@ import tempfile
 import traceback
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
-from orchestrator import catalog
+from orchestrator import catalog, failures
 from orchestrator.attempt import Attempt
 from orchestrator.errors import InputError
 from orchestrator.folder import SweepFolder
 from orchestrator.loops import AnyLoop
-from orchestrator.messages import Ended, Job, Lost, Notice, Outcome, first_line
+from orchestrator.messages import Ended, Job, Lost, Notice, Outcome, Task, first_line
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.watch import Watch
@@ -98,15 +99,22 @@ class Worker:
         )
         if trainable.loop not in self._loops:
             self._loops[trainable.loop] = importlib.import_module(trainable.loop).Loop()
-        self._loops[trainable.loop].fit(trainable, attempt)
-        return attempt.finish()
+        loop = self._loops[trainable.loop]
+        if job.task is Task.TEST:
+            return Ended(number=job.number, outcome=Outcome.COMPLETE, tested=loop.test(trainable, attempt))
+        loop.fit(trainable, attempt)
+        ended = attempt.finish()
+        if job.task is Task.TRAIN_AND_TEST:
+            attempt.turn_to_best()
+            ended = replace(ended, tested=loop.test(trainable, attempt))
+        return ended
 
     def _fail(self, job: Job, exc: BaseException) -> None:
         """Say why this worker is about to go down with its group, and close the trial's run."""
         error = str(exc) if isinstance(exc, InputError) else first_line(exc)
         where = f"rank {self.rank}: " if self.world_size > 1 else ""
-        self._tracker.close(Outcome.FAILED, None, error, {})
-        outcome = Outcome.REJECTED if isinstance(exc, InputError) else Outcome.FAILED
+        outcome = Outcome.REJECTED if isinstance(exc, InputError) else failures.kind(error)
+        self._tracker.close(outcome, None, error, {})
         self._say("lost", Lost(error=where + error, outcome=outcome, run_closed=self.rank == 0))
         self._leave_behind(job, traceback.format_exc())
 

@@ -33,7 +33,19 @@ VENDORS = {
     "plotly": {"report"},
     "torch": {"worker", "attempt", "process_group", "spot", *LOOPS},
     "lightning": {"worker", "attempt", "tracker", *LOOPS},
-    "ray": {"sweep", "slot", "worker", "watch", "schedule", "cluster", "process_group", "spot", *LOOPS},
+    "ray": {
+        "sweep",
+        "again",
+        "solo",
+        "slot",
+        "worker",
+        "watch",
+        "schedule",
+        "cluster",
+        "process_group",
+        "spot",
+        *LOOPS,
+    },
 }
 
 

@@ -153,6 +153,7 @@ class TestOneTrial:
             Outcome.COMPLETE: "COMPLETE",
             Outcome.PRUNED: "PRUNED",
             Outcome.DIVERGED: "PRUNED",
+            Outcome.OUT_OF_MEMORY: "PRUNED",
             Outcome.PAUSED: "RUNNING",
             Outcome.INTERRUPTED: "RUNNING",
             Outcome.FAILED: "FAIL",
@@ -165,6 +166,8 @@ class TestOneTrial:
         assert record.error == ("why" if outcome is Outcome.FAILED else None)
         assert (record.ended is None) == (expected == "RUNNING")
         assert open_ledger(read_only=True).records == [record]
+        (trial,) = open_ledger(read_only=True)._study.trials
+        assert trial.constraints == ({"memory": 1.0} if outcome is Outcome.OUT_OF_MEMORY else {})
 
     def test_endings_without_a_state_are_those_that_go_on(self) -> None:
         assert set(Outcome) - set(STATES) == {Outcome.PAUSED, Outcome.INTERRUPTED}

@@ -30,6 +30,22 @@ class TestFailures:
     def test_as_often_as_retries_say(self, attempt: int, retries: int, again: bool) -> None:
         assert failures.is_retried(outcome=Outcome.FAILED, attempt=attempt, retries=retries) is again
 
+    @pytest.mark.parametrize(
+        ("error", "outcome"),
+        [
+            ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", Outcome.OUT_OF_MEMORY),
+            ("rank 1: RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to", Outcome.OUT_OF_MEMORY),
+            ("RuntimeError: [enforce fail] DefaultCPUAllocator: not enough memory: you tried", Outcome.OUT_OF_MEMORY),
+            ("MemoryError", Outcome.OUT_OF_MEMORY),
+            ("the worker process died: Task was killed due to the node running low on memory.", Outcome.OUT_OF_MEMORY),
+            # Ray's list of what may have happened to a process that is gone, whatever it was.
+            ("(1) The process is killed by SIGKILL by OOM killer due to high memory usage.", Outcome.FAILED),
+            ("ValueError: the probe raises", Outcome.FAILED),
+        ],
+    )
+    def test_running_out_of_memory_is_a_kind_of_its_own(self, error: str, outcome: Outcome) -> None:
+        assert failures.kind(error) is outcome
+
     @pytest.mark.parametrize("outcome", Outcome)
     def test_what_would_happen_to_every_trial_ends_the_sweep(self, outcome: Outcome) -> None:
         assert failures.ends_sweep(outcome) == (outcome in (Outcome.REJECTED, Outcome.BROKEN))

@@ -47,6 +47,7 @@ def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
         assert said in printed
     for noise in ("Traceback", "Warning", "(raylet)", "INFO"):
         assert noise not in printed
+    assert "the same in every epoch" in lone_sweeps.run("replay", "first", str(results["best"]["number"]))
     loaded = lone_sweeps.run("best", "first", "--download", "winner")
     assert "downloaded" in loaded
     from trainables.digits import DigitsNet
@@ -61,15 +62,19 @@ def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
         "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
         "failures.stall_timeout_s=120", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
         f"params.folder={sweeps.folder}", "params.x=0.25",
-        space(behaviour=options("fine", "raise", "nan", "kill_once", "hang_once")),
+        space(behaviour=options("fine", "raise", "nan", "out_of_memory", "kill_once", "hang_once")),
     )  # fmt: skip
     trials = {trial["params"]["behaviour"]: trial for trial in sweeps.results("bad")["trials"]}
     assert {name: trial["state"] for name, trial in trials.items()} == {
-        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "kill_once": "COMPLETE", "hang_once": "COMPLETE",
+        "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "out_of_memory": "PRUNED",
+        "kill_once": "COMPLETE", "hang_once": "COMPLETE",
     }  # fmt: skip
     assert trials["fine"]["value"] == trials["kill_once"]["value"] == trials["hang_once"]["value"] == 0.75
     assert trials["raise"]["error"] == "ValueError: the probe raises"
     assert "score is nan at epoch 2" in trials["nan"]["error"]
+    assert "can't allocate memory" in trials["out_of_memory"]["error"]
+    folder = sweeps.folder / "results" / "bad" / "trials" / str(trials["out_of_memory"]["number"])
+    assert [path.name for path in folder.glob("error-*")] == ["error-0.txt"]  # it was not tried again
     number = trials["hang_once"]["number"]
     stacks = (sweeps.folder / "results" / "bad" / "trials" / str(number) / "error-0.txt").read_text()
     assert "_misbehave" in stacks

@@ -19,3 +19,10 @@ class AnyLoop(Protocol):
 
         To be left behind is nothing that the next trial could find.
         """
+
+    def test(self, trainable: Any, attempt: Attempt) -> dict[str, float]:
+        """Measure the checkpoint `attempt.start_from` on the test split.
+
+        Raises:
+            SpecError: the trainable does not say how.
+        """

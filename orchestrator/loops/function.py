@@ -42,6 +42,17 @@ class Loop:
         if not attempt.stopped:
             trainable.train(context, **arguments)
 
+    def test(self, trainable: TrainFunction, attempt: Attempt) -> dict[str, float]:
+        """Call `test(context, **hyperparameters)`.
+
+        Raises:
+            SpecError: there is no such function.
+        """
+        if trainable.test is None:
+            raise SpecError("there is nothing to test with: TrainFunction(train=..., test=...) says how")
+        arguments = trainable.route(attempt.params)["train"]
+        return {name: float(value) for name, value in trainable.test(FunctionContext(attempt), **arguments).items()}
+
 
 class FunctionContext(Context):
     """The context of a training function, on one rank."""

@@ -11,11 +11,13 @@ from typing import Any
 import lightning.pytorch as pl
 import ray.train.torch  # noqa: F401 - RayDDPStrategy asks it for its device
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnvironment
 
 from orchestrator.attempt import Attempt
 from orchestrator.context import RECORD
+from orchestrator.errors import SpecError
 from orchestrator.trainable import Trainable
 
 
@@ -44,8 +46,25 @@ class Loop:
         if data is not None:
             data.trainer = None  # it would keep this trial's model alive for as long as the data
 
+    def test(self, trainable: Trainable, attempt: Attempt) -> dict[str, float]:
+        """Run `Trainer.test` on a checkpoint.
 
-def _trainer(attempt: Attempt, reporter: Reporter, routed: Mapping[str, Any]) -> pl.Trainer:
+        Raises:
+            SpecError: the module has no `test_step`.
+        """
+        routed = trainable.route(attempt.params)
+        model = trainable.model(**routed["model"])
+        if not is_overridden("test_step", model):
+            raise SpecError(f"there is nothing to test with: {type(model).__name__} has no test_step")
+        data = self._data.of(trainable.data, routed["data"])
+        trainer = _trainer(attempt, Silent(), routed["trainer"])
+        trainer.test(model, datamodule=data, ckpt_path=attempt.start_from, verbose=False, weights_only=False)
+        if data is not None:
+            data.trainer = None
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> pl.Trainer:
     spec, resources = attempt.spec, attempt.spec.resources
     arguments: dict[str, Any] = {
         "num_sanity_val_steps": 0,  # the first report comes after a whole validation anyway
@@ -57,7 +76,7 @@ def _trainer(attempt: Attempt, reporter: Reporter, routed: Mapping[str, Any]) ->
         **routed,
         "max_epochs": spec.schedule.max_epochs,
         "precision": resources.precision,
-        "callbacks": [reporter],
+        "callbacks": [ours],
         "logger": attempt.tracker.logger() or False,
         "default_root_dir": str(attempt.scratch),
     }
@@ -71,6 +90,10 @@ def _trainer(attempt: Attempt, reporter: Reporter, routed: Mapping[str, Any]) ->
             "devices": "auto",
         }
     return pl.Trainer(**arguments)
+
+
+class Silent(Checkpoint):
+    """Keeps Lightning from adding a ModelCheckpoint of its own where nothing is trained."""
 
 
 class Reporter(Checkpoint):

@@ -9,11 +9,12 @@ import pickle
 import struct
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 from torchvision.datasets import CIFAR10, MNIST
@@ -47,6 +48,10 @@ def serving(folder: Path) -> Iterator[str]:
     """Serve the files of a folder on this machine; at which address."""
 
     class Quiet(SimpleHTTPRequestHandler):
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            with suppress(ConnectionResetError):  # who asks only for the address hangs up before the end
+                super().copyfile(source, outputfile)
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's word
             pass
 

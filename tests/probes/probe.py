@@ -54,6 +54,8 @@ class Probe(L.LightningModule):
                 raise ValueError("the probe raises")
             case "raise_on_rank_1" if self.global_rank == 1:
                 raise ValueError("the probe raises on rank 1")
+            case "out_of_memory":
+                torch.empty(2**50)
             case "kill_once" if not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,116 @@
+"""A trial on record, once more: replayed, or tested on the split that no search has looked at."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from orchestrator import cluster, ranking, solo
+from orchestrator.errors import InputError, SweepError
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.messages import Job, Task, Verdict, first_line
+from orchestrator.naming import trial_seed
+from orchestrator.spec import Spec
+from orchestrator.sweep import WANDB_TIMEOUT_S, change_wandb_run
+
+
+def replay(spec: Spec, folder: SweepFolder, record: TrialRecord) -> dict[int, float]:
+    """Train a trial again for as many epochs as it had; the metric by epoch.
+
+    Raises:
+        SweepError: it failed.
+    """
+    last = max(record.curve)
+    job = Job(number=record.number, params=record.params, seed=record.seed)
+    (ran,) = solo.run(
+        _apart(spec, folder, "replays"),
+        [job],
+        lambda report: Verdict.PRUNE if report.epoch >= last else Verdict.CONTINUE,
+    )
+    return {report.epoch: report.value for report in ran.reports}
+
+
+def evaluate(spec: Spec, folder: SweepFolder, *, seeds: int) -> tuple[int, dict[str, float]]:
+    """Test the winner's checkpoint, and, where asked, as many trainings of it with other seeds.
+
+    Returns:
+        The winner's number, and its metrics; of the other seeds' their `mean` and `std` over the seeds.
+
+    Raises:
+        InputError: the sweep still runs, or there is no winner whose checkpoint was kept.
+        SweepError: testing failed.
+    """
+    with folder.locked(), cluster.connected():
+        ledger = Ledger(folder, spec)
+        winner = next(iter(ranking.ranked(spec.goal, ledger.records)), None)
+        if winner is None:
+            raise InputError(f"{spec.name} has no best trial yet: none has reached the end of an epoch")
+        if winner.checkpoint is None:
+            raise InputError(f"the checkpoint of trial {winner.number} was not kept (checkpoints.keep)")
+        metrics = _test(spec, winner)
+        if seeds:
+            metrics |= _spread(_train_again(spec, folder, winner, seeds))
+        ledger.remember("evaluation", {"trial": winner.number, "seeds": seeds, "metrics": metrics})
+        folder.push(folder.ledger.name)
+        _log(spec, ledger, winner, metrics)
+    return winner.number, metrics
+
+
+def _test(spec: Spec, winner: TrialRecord) -> dict[str, float]:
+    """On one worker: shared out to several, some examples could be counted twice."""
+    alone = {
+        "resources": spec.resources.model_copy(update={"workers": 1, "strategy": "auto"}),
+        "tracking": spec.tracking.model_copy(update={"mode": "disabled"}),
+    }
+    job = Job(
+        number=winner.number, params=winner.params, seed=winner.seed, start_from=winner.checkpoint, task=Task.TEST
+    )
+    (ran,) = solo.run(spec.model_copy(update=alone), [job])
+    return dict(ran.ended.tested or {})
+
+
+def _train_again(spec: Spec, folder: SweepFolder, winner: TrialRecord, seeds: int) -> list[dict[str, float]]:
+    jobs = [
+        Job(number=number, params=winner.params, seed=trial_seed(winner.seed, number), task=Task.TRAIN_AND_TEST)
+        for number in range(seeds)
+    ]
+    return [dict(ran.ended.tested or {}) for ran in solo.run(_apart(spec, folder, "evaluations"), jobs)]
+
+
+def _spread(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    spread = {}
+    for name in measured[0]:
+        values = [each[name] for each in measured]
+        spread[f"{name}/mean"] = statistics.fmean(values)
+        spread[f"{name}/std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return spread
+
+
+def _log(spec: Spec, ledger: Ledger, winner: TrialRecord, metrics: dict[str, float]) -> None:
+    """Into the winner's own run.
+
+    Raises:
+        SweepError: W&B did not take it; it is on record all the same.
+    """
+    if spec.tracking.mode == "disabled":
+        return
+    try:
+        sweep_id = ledger.recall("wandb_sweep")
+        change: Any = change_wandb_run.remote(spec.to_yaml(), sweep_id, "add_to_summary", winner.number, metrics)
+        ray.get(change, timeout=WANDB_TIMEOUT_S)
+    except RayError as exc:
+        raise SweepError(f"measured {metrics}, but W&B did not take it: {first_line(exc)}") from exc
+
+
+def _apart(spec: Spec, folder: SweepFolder, where: str) -> Spec:
+    """The same spec for a trial that is not of the sweep: in a folder beside the sweep's trials, with no W&B run."""
+    checkpoints = spec.checkpoints.model_copy(update={"keep": "best"})
+    tracking = spec.tracking.model_copy(update={"mode": "disabled"})
+    return spec.model_copy(
+        update={"storage": folder.show("").rstrip("/"), "name": where, "tracking": tracking, "checkpoints": checkpoints}
+    )

@@ -1,0 +1,89 @@
+"""Single trials outside of any search, on a worker group of their own: what replays and tests them (ray)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any
+
+import ray
+
+from orchestrator import cluster
+from orchestrator.errors import SpecError, SweepError
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Ended, Job, Lost, Outcome, Report, Task, Verdict, first_line
+from orchestrator.slot import POLL_S, worker_group
+from orchestrator.spec import Spec
+from orchestrator.switchboard import Switchboard
+
+SLOT = "solo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What came of a trial."""
+
+    ended: Ended
+    reports: list[Report] = field(default_factory=list)
+
+
+def run(spec: Spec, jobs: list[Job], judge: Callable[[Report], Verdict] = lambda _: Verdict.CONTINUE) -> list[Ran]:
+    """Run trials one after the other on a worker group as the spec says.
+
+    Args:
+        spec: its storage and name say where checkpoints go.
+        jobs: what is to be run.
+        judge: what is made of every epoch.
+
+    Raises:
+        SweepError: a trial failed, or its workers did not start. It is not tried again.
+        SpecError: the trainable does not fit.
+    """
+    folder = SweepFolder(spec.storage, spec.name or "")
+    folder.create()
+    for job in jobs:
+        if job.task is not Task.TEST:
+            folder.drop_checkpoints(job.number)  # it begins, whatever an earlier run of it has left
+    with cluster.connected():
+        board = ray.remote(num_cpus=0, max_concurrency=1000)(Switchboard).remote()
+        group = _Group(spec, board)
+        group.start()
+        try:
+            return [_run(board, group, job, judge) for job in jobs]
+        finally:
+            ray.get(board.close.remote(SLOT))
+            group.join()
+
+
+class _Group(Thread):
+    """Keeps the worker group while trials run."""
+
+    def __init__(self, spec: Spec, board: Any) -> None:
+        super().__init__(name="worker-group", daemon=True)
+        self._spec, self._board = spec, board
+        self.error = "its workers ended"
+
+    def run(self) -> None:
+        """Until the board is closed, or a worker fails."""
+        try:
+            worker_group(self._spec, None, self._board, SLOT, os.getcwd(), max_failures=0).fit()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, who waits for the trial must hear of it
+            self.error = first_line(exc)
+
+
+def _run(board: Any, group: _Group, job: Job, judge: Callable[[Report], Verdict]) -> Ran:
+    ray.get(board.assign.remote(SLOT, job))
+    reports: list[Report] = []
+    while True:
+        match ray.get(board.next_event.remote(SLOT, POLL_S)):
+            case Report() as report:
+                reports.append(report)
+                ray.get(board.answer.remote(SLOT, judge(report)))
+            case Ended() as ended:
+                return Ran(ended=ended, reports=[*reports, *([ended.report] if ended.report else [])])
+            case Lost() as lost:
+                raise (SpecError if lost.outcome is Outcome.REJECTED else SweepError)(lost.error)
+            case _ if not group.is_alive():
+                raise SweepError(f"the trial's workers are gone: {group.error}")
