@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 
-from orchestrator import ranking
+from orchestrator import ranking, scaling
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
 from orchestrator.folder import SweepFolder
@@ -48,7 +48,7 @@ class Attempt:
         scratch: Path,
     ) -> None:
         self.job, self.spec, self.rank, self.world_size, self.scratch = job, spec, rank, world_size, scratch
-        self.params = {**spec.params, **job.params}
+        self.params = scaling.scaled({**spec.params, **job.params}, spec.training, world_size)
         self.tracker, self.watch = tracker, watch
         self._folder, self._slot, self._say = folder, slot, say
         self._curve: dict[int, float] = {}

@@ -78,8 +78,7 @@ def summary(path: Path) -> str:
 def problem_with_trainable(reference: str) -> str | None:
     """Why a trainable's name or `package.module:NAME` leads nowhere, or None; imports nothing."""
     if ":" in reference:
-        module, name = reference.split(":", 1)
-        return _problem_with_attribute(module, name, reference)
+        return problem_with_object(reference)
     known = names(TRAINABLES)
     if reference not in known:
         return _unknown("trainable", reference, known, "or give package.module:NAME")
@@ -94,6 +93,22 @@ def problem_with_class(class_path: str) -> str | None:
     return _problem_with_attribute(module, name, class_path)
 
 
+def problem_with_object(reference: str) -> str | None:
+    """Why `package.module:NAME` leads nowhere, or None; imports nothing."""
+    module, _, name = reference.partition(":")
+    return _problem_with_attribute(module, name, reference)
+
+
+def load_object(reference: str) -> Any:
+    """What `package.module:NAME` names. Imports its module.
+
+    Raises:
+        SpecError: there is no such thing.
+    """
+    module, _, name = reference.partition(":")
+    return _attribute(module, name)
+
+
 def load_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable:
     """The trainable of a name, of `package.module:NAME`, or of class paths. Imports its module, and so torch.
 
@@ -101,8 +116,7 @@ def load_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable:
         SpecError: what was found is not a trainable.
     """
     if isinstance(reference, str):
-        module, _, name = reference.partition(":")
-        found = _attribute(module, name) if name else _own_attribute(TRAINABLES, reference, "TRAINABLE")
+        found = load_object(reference) if ":" in reference else _own_attribute(TRAINABLES, reference, "TRAINABLE")
         if isinstance(found, AnyTrainable):
             return found
         if isinstance(found, type):  # a LightningModule with its own dataloaders

@@ -47,6 +47,20 @@ def _concurrency(value: object) -> object:
     raise ValueError("concurrency is 'auto' or a whole number from 1")
 
 
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
+
+
+def _strategy(value: object) -> object:
+    if value in STRATEGIES:
+        return value
+    if isinstance(value, str) and ":" in value:
+        if problem := catalog.problem_with_object(value):
+            raise ValueError(problem)
+        return value
+    hint = near_miss(str(value), STRATEGIES) or ";"
+    raise ValueError(f"it is one of {', '.join(STRATEGIES)}, or package.module:NAME{hint.rstrip(';')}")
+
+
 class ClassPath(_Section):
     """A class and its fixed arguments, as LightningCLI users write them."""
 
@@ -129,10 +143,29 @@ class Resources(_Section):
     """GPUs of a worker; a fraction shares one GPU between trials."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = "32-true"
     """Lightning's precision."""
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
-    """How ranks share a model; `auto` is DDP with more than one worker."""
+    strategy: Annotated[str, BeforeValidator(_strategy)] = "auto"
+    """How ranks share a model: `auto` (DDP with more than one worker), `ddp`, `ddp_find_unused_parameters_true`,
+    `fsdp`, or `package.module:NAME`, which is called and returns a strategy of Lightning's."""
     concurrency: Annotated[int | Literal["auto"], BeforeValidator(_concurrency)] = "auto"
     """Trials at once; `auto` is as many as the cluster can have."""
+
+
+# Hyperparameters, prefix aside, that `training` gives a meaning to.
+BATCH_SIZES, RATES = ("batch_size",), ("lr", "learning_rate")
+
+
+class Training(_Section):
+    """How a trial takes its steps, whatever its loop."""
+
+    batch_size: Literal["per_worker", "global"] = "per_worker"
+    """Whether the hyperparameter `batch_size` is each worker's, or is shared out between them: then one worker and
+    several see the same batches in the same order."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How the hyperparameter `lr` (or `learning_rate`) grows with the number of workers, as the global batch does."""
+    compile: bool = False
+    """Compile the model with `torch.compile`; a Fabric loop does so itself."""
+    deterministic: bool = False
+    """Only operations that give the same result every time, or an error where there is none."""
 
 
 class Failures(_Section):
@@ -187,6 +220,7 @@ class Spec(_Section):
     schedule: Schedule = Schedule()
     budget: Budget = Budget()
     resources: Resources = Resources()
+    training: Training = Training()
     isolation: Literal["group", "process"] = "group"
     """`group` keeps worker processes warm from trial to trial; `process` gives every trial fresh ones."""
     failures: Failures = Failures()
@@ -236,6 +270,7 @@ TRAINER_ELSEWHERE = {
     "logger": "tracking",
     "plugins": "resources.strategy",
     "enable_checkpointing": "checkpoints.keep",
+    "deterministic": "training.deterministic",
     "default_root_dir": "storage",
 }
 
@@ -447,6 +482,7 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         )
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
+    yield from _problems_with_training(spec, {plain_name(name) for name in (*spec.params, *space)})
     for name, said in TRAINER_ELSEWHERE.items():
         for place, given in (("", spec.trainer), ("params.trainer.", spec.params), ("space: trainer.", space)):
             if (f"trainer.{name}" if place else name) in given:
@@ -454,3 +490,22 @@ def _problems_between(spec: Spec) -> Iterator[str]:
     scheme, is_url, _ = spec.storage.partition("://")
     if is_url and scheme not in STORAGE_SCHEMES:
         yield f"storage is '{spec.storage}'; a URL starts with one of {', '.join(STORAGE_SCHEMES)}"
+
+
+def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:
+    """What `training` says of hyperparameters that are not there, or says twice."""
+    training = spec.training
+    if training.batch_size == "global" and not named & set(BATCH_SIZES):
+        yield "training.batch_size is 'global', but neither params nor the space says how large: give batch_size"
+    if training.lr_scaling != "none" and not named & set(RATES):
+        yield f"training.lr_scaling is '{training.lr_scaling}', but neither params nor the space has an lr to scale"
+    if training.lr_scaling != "none" and training.batch_size == "global":
+        yield (
+            f"training.lr_scaling is '{training.lr_scaling}' and training.batch_size 'global', which does not grow with"
+            " the number of workers: take one of them out"
+        )
+
+
+def plain_name(hyperparameter: str) -> str:
+    """A hyperparameter's name without the prefix that says where it goes: `data.batch_size` is `batch_size`."""
+    return hyperparameter.rpartition(".")[2]

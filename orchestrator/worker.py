@@ -52,6 +52,10 @@ class Worker:
         self._loops: dict[str, AnyLoop] = {}
         self._watch = Watch(board, spec.failures.stall_timeout_s, self._stalled)
         self._job: Job | None = None
+        if spec.training.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it on CUDA
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
         gc.collect()
         gc.freeze()  # what is imported stays: the collection after every trial need not look at it again
 

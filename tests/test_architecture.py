@@ -20,7 +20,7 @@ MODULES = sorted(
 VERBS = {module for module in MODULES if module.startswith("verbs.")}
 
 VOCABULARY = {"errors", "space", "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
-RULES = {"failures", "ranking", "capacity", "credentials"}
+RULES = {"failures", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
 WORKERS = {"slot", "worker", "attempt", "watch", "tracker", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.

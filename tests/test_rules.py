@@ -14,7 +14,8 @@ from orchestrator.credentials import has_key, tracking_mode
 from orchestrator.errors import SpecError
 from orchestrator.messages import Outcome
 from orchestrator.ranking import Goal
-from orchestrator.spec import Resources
+from orchestrator.scaling import scaled
+from orchestrator.spec import Resources, Training
 
 NAN, INF = math.nan, math.inf
 
@@ -277,3 +278,16 @@ class TestCredentials:
     )
     def test_mode(self, home: Path, asked: Any, environ: dict[str, str], mode: str) -> None:
         assert tracking_mode(asked, {"HOME": str(home), **environ}) == mode
+
+
+class TestScaling:
+    def test_each_worker_gets_what_the_spec_says(self) -> None:
+        params = {"lr": 0.1, "data.batch_size": 64, "depth": 4}
+        assert scaled(params, Training(), 4) == params
+        assert scaled(params, Training(batch_size="global"), 4) == {**params, "data.batch_size": 16}
+        assert scaled(params, Training(lr_scaling="linear"), 4) == {**params, "lr": 0.4}
+        assert scaled({"model.learning_rate": 0.1}, Training(lr_scaling="sqrt"), 4) == {"model.learning_rate": 0.2}
+
+    def test_what_cannot_be_shared_evenly_is_refused(self) -> None:
+        with pytest.raises(SpecError, match=r"batch_size is 30 for all workers .* make it a multiple of 4"):
+            scaled({"batch_size": 30}, Training(batch_size="global"), 4)

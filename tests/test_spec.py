@@ -159,9 +159,9 @@ class TestNames:
     @pytest.mark.parametrize(
         ("override", "start"),
         [
-            ("trainable=digit", "no trainable 'digit'; did you mean 'digits'? available: digits"),
-            ("trainable=zzz", "no trainable 'zzz'; available: digits"),
-            ("space=digit", "no search space 'digit'; did you mean 'digits'? available: digits"),
+            ("trainable=digit", "no trainable 'digit'; did you mean 'digits'? available: "),
+            ("trainable=zzz", "no trainable 'zzz'; available: "),
+            ("space=digit", "no search space 'digit'; did you mean 'digits'? available: "),
             ("space=missing.yaml", "no search space file 'missing.yaml'"),
             ("trainable=trainables.digits:TRAINABEL", "'trainables.digits:TRAINABEL': "),
             ("trainable=nowhere.at.all:X", "'nowhere.at.all:X': no module 'nowhere.at.all' is importable from "),

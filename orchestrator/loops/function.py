@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.train.torch
 import torch
@@ -17,6 +17,7 @@ from ray.train.lightning import RayLightningEnvironment
 from torch import nn
 from torch.utils.data import DataLoader
 
+from orchestrator import catalog
 from orchestrator.attempt import Attempt
 from orchestrator.context import RECORD, Context
 from orchestrator.errors import SpecError
@@ -106,8 +107,9 @@ class FunctionContext(Context):
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """The model on its device, shared by the workers; see `Context`."""
         parallel = "fsdp" if self.resources.strategy == "fsdp" else "ddp"
-        prepared: nn.Module = ray.train.torch.prepare_model(model, parallel_strategy=parallel)
-        return prepared
+        prepared: Any = ray.train.torch.prepare_model(model, parallel_strategy=parallel)
+        ready: Any = torch.compile(prepared) if self._attempt.spec.training.compile else prepared
+        return cast(nn.Module, ready)
 
     def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         """The loader, each worker with its part of the data; see `Context`."""
@@ -132,7 +134,8 @@ class FunctionContext(Context):
 
     def _strategy(self) -> Strategy:
         """As the spec says; ranks, devices and the process group are those of the worker group."""
-        if self.world_size == 1 and self.resources.strategy == "auto":
+        shared = self._attempt.spec.training.batch_size == "global"  # the batches that several workers would see
+        if self.world_size == 1 and self.resources.strategy == "auto" and not shared:
             return SingleDeviceStrategy(self.device)
         ours: dict[str, Any] = {
             "cluster_environment": RayLightningEnvironment(),
@@ -143,8 +146,11 @@ class FunctionContext(Context):
                 return _FabricFSDP(state_dict_type="full", **ours)
             case "ddp_find_unused_parameters_true":
                 return _FabricDDP(find_unused_parameters=True, **ours)
-            case _:
+            case "ddp" | "auto":
                 return _FabricDDP(**ours)
+            case other:
+                strategy: Strategy = catalog.load_object(other)()
+                return strategy
 
 
 class _OnRay:

@@ -10,11 +10,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import ray.train.torch  # noqa: F401 - RayDDPStrategy asks it for its device
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnvironment
 
+from orchestrator import catalog
 from orchestrator.attempt import Attempt
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
@@ -39,9 +41,10 @@ class Loop:
         model = trainable.model(**routed["model"])
         data = self._data.of(trainable.data, routed["data"])
         attempt.begin()
+        compiled: Any = torch.compile(model) if attempt.spec.training.compile else model
         trainer = _trainer(attempt, Reporter(attempt, routed["model"]), routed["trainer"])
         with contextlib.suppress(Interrupted):
-            trainer.fit(model, datamodule=data, ckpt_path=attempt.start_from, weights_only=False)
+            trainer.fit(compiled, datamodule=data, ckpt_path=attempt.start_from, weights_only=False)
         attempt.logged = trainer.callback_metrics
         if data is not None:
             data.trainer = None  # it would keep this trial's model alive for as long as the data
@@ -80,16 +83,23 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
         "logger": attempt.tracker.logger() or False,
         "default_root_dir": str(attempt.scratch),
     }
-    if attempt.world_size > 1 or resources.strategy != "auto":
-        arguments |= {
-            "strategy": {
-                "fsdp": lambda: RayFSDPStrategy(state_dict_type="full"),
-                "ddp_find_unused_parameters_true": lambda: RayDDPStrategy(find_unused_parameters=True),
-            }.get(resources.strategy, RayDDPStrategy)(),
-            "plugins": [RayLightningEnvironment()],
-            "devices": "auto",
-        }
+    # One worker, too, gets its data by way of DDP's sampler where it is to see the batches that several would.
+    if attempt.world_size > 1 or resources.strategy != "auto" or spec.training.batch_size == "global":
+        strategy, environment = _strategy(resources.strategy), RayLightningEnvironment()
+        arguments |= {"strategy": strategy, "plugins": [environment], "devices": "auto"}
     return pl.Trainer(**arguments)
+
+
+def _strategy(name: str) -> Any:
+    match name:
+        case "fsdp":
+            return RayFSDPStrategy(state_dict_type="full")
+        case "ddp_find_unused_parameters_true":
+            return RayDDPStrategy(find_unused_parameters=True)
+        case "ddp" | "auto":
+            return RayDDPStrategy()
+        case _:
+            return catalog.load_object(name)()
 
 
 class Silent(Checkpoint):

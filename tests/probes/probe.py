@@ -62,3 +62,25 @@ class Probe(L.LightningModule):
             case "hang_once" if not once.exists():
                 once.touch()
                 time.sleep(3600)
+
+
+class Regression(L.LightningModule):
+    """Learns a line from 64 points in a new order every epoch; `loss` is the mean over what all ranks saw."""
+
+    def __init__(self, lr: float = 0.1, batch_size: int = 16) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        (features,) = batch
+        loss = (self.layer(features) - features.sum(1, keepdim=True)).pow(2).mean()
+        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
+
+    def train_dataloader(self) -> DataLoader:
+        points = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(points), batch_size=self.hparams.batch_size, shuffle=True)
