@@ -161,7 +161,7 @@ class Attempt:
             checkpoint=self._folder.checkpoint(self.job.number, epoch),
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
         )
-        self._pending, self._final, self._random = report, final, self._gather(_collect_rng_states())
+        self._pending, self._final, self._random = report, final, self._gather(_random_state())
         self._save(epoch, save)
         self._hand_in(report, final=final)
 
@@ -243,3 +243,10 @@ class Attempt:
             f"metric is '{self.spec.metric}', which the trainable does not log"
             f"{near_miss(self.spec.metric, known) or ';'} it logs: {', '.join(known) or 'nothing'}"
         )
+
+
+def _random_state() -> dict[str, Any]:
+    """Of Python, NumPy, torch and CUDA, as `torch.load` takes it from anybody: `load_from_checkpoint` reads it."""
+    state = _collect_rng_states()
+    name, keys, *rest = state["numpy"]
+    return {**state, "numpy": (name, keys.tolist(), *rest)}

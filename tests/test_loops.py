@@ -131,6 +131,12 @@ class TestGoingOn:
             assert after[0] == before[-1]  # the last epoch again: the sweep may not have recorded it
             assert curves([*before, *after]) == curves(whole)
 
+    def test_a_checkpoint_can_be_loaded_by_whoever_trusts_no_pickle(self, tmp_path: Path) -> None:
+        (report, *_), _ = train(tmp_path, Trainable(model=Drawing), go_on)
+        path = tmp_path / "x" / str(report.checkpoint)
+        assert torch.load(path, weights_only=True)["orchestrator"]["curve"] == {1: report.value}
+        assert Drawing.load_from_checkpoint(path).hparams["lr"] == 0.01
+
     def test_early_stopping_counts_on(self, tmp_path: Path) -> None:
         impatient = Trainable(model=Drawing, model_args={"patience": 2})
         whole, ended = train(tmp_path / "whole", impatient, go_on)
