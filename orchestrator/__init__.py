@@ -6,15 +6,20 @@ the command line's: `python -m orchestrator --help`.
 
 from orchestrator.context import Context
 from orchestrator.errors import InputError, OrchestratorError, SpaceError, SpecError, StorageError, SweepError
-from orchestrator.space import Choice, Float, Int, Space
+from orchestrator.prior import Beta, LogUniform, Normal
+from orchestrator.space import Choice, Fixed, Float, Int, Space
 from orchestrator.trainable import Trainable, TrainFunction
 
 __all__ = [
+    "Beta",
     "Choice",
     "Context",
+    "Fixed",
     "Float",
     "InputError",
     "Int",
+    "LogUniform",
+    "Normal",
     "OrchestratorError",
     "Space",
     "SpaceError",

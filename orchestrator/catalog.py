@@ -1,9 +1,8 @@
-"""Finding trainables, search spaces and sweeps by name. Nothing is imported that could load torch.
+"""Finding trainables and sweeps by name; sources.py finds search spaces. Nothing is imported that could load torch.
 
 Adding one is adding one file: the file's name is the registration.
 
     trainables/NAME.py      with TRAINABLE, an orchestrator.Trainable or TrainFunction
-    search_spaces/NAME.py   with SPACE, an orchestrator.Space; or search_spaces/NAME.yaml
     sweeps/NAME.yaml        a sweep's specification
 """
 
@@ -21,9 +20,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.errors import InputError, SpaceError, SpecError
+from orchestrator.errors import InputError, SpecError
 from orchestrator.naming import near_miss
-from orchestrator.space import Space
 from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
 
 TRAINABLES, SPACES, SWEEPS = "trainables", "search_spaces", "sweeps"
@@ -52,13 +50,18 @@ def parse_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source} is not valid YAML: {' '.join(str(exc).split())}") from exc
 
 
+def write_yaml(data: Any) -> str:
+    """YAML that `parse_yaml` reads back, its keys in their order."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
 def names(kind: str) -> dict[str, Path]:
-    """Every name of a kind (`trainables`, `search_spaces`, `sweeps`) and the file that gives it."""
+    """Every name of a kind (`trainables`, `sweeps`) and the file that gives it."""
     found: dict[str, Path] = {}
-    suffixes = {TRAINABLES: {".py"}, SPACES: {".py", ".yaml"}, SWEEPS: {".yaml"}}[kind]
-    for folder in _folders(kind):
+    suffix = {TRAINABLES: ".py", SWEEPS: ".yaml"}[kind]
+    for folder in folders(kind):
         for path in sorted(folder.iterdir()):
-            if path.suffix in suffixes and not path.name.startswith("_"):
+            if path.suffix == suffix and not path.name.startswith("_"):
                 found.setdefault(path.stem, path)
     return found
 
@@ -81,7 +84,7 @@ def problem_with_trainable(reference: str) -> str | None:
         return problem_with_object(reference)
     known = names(TRAINABLES)
     if reference not in known:
-        return _unknown("trainable", reference, known, "or give package.module:NAME")
+        return unknown("trainable", reference, known, "or give package.module:NAME")
     return _problem_with_file(known[reference], "TRAINABLE", reference)
 
 
@@ -138,32 +141,6 @@ def load_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable:
     )
 
 
-def load_space(reference: str | Mapping[str, Any]) -> Space:
-    """The space of a name, of a YAML file, of `package.module:NAME`, or written out in place.
-
-    Raises:
-        SpaceError: there is no such space, or it breaks rules.
-    """
-    if isinstance(reference, Mapping):
-        return Space.from_data(reference)
-    if reference.endswith((".yaml", ".yml")):
-        return _space_from_file(Path(reference))
-    if ":" in reference:
-        module, name = reference.split(":", 1)
-        if problem := _problem_with_attribute(module, name, reference):
-            raise SpaceError(problem)
-        return _as_space(_attribute(module, name), reference)
-    known = names(SPACES)
-    if reference not in known:
-        raise SpaceError(_unknown("search space", reference, known, "or give a YAML file or package.module:NAME"))
-    path = known[reference]
-    if path.suffix == ".yaml":
-        return _space_from_file(path)
-    if problem := _problem_with_file(path, "SPACE", reference):
-        raise SpaceError(problem)
-    return _as_space(_own_attribute(SPACES, reference, "SPACE"), reference)
-
-
 def find_sweep(reference: str) -> Path:
     """The file of a sweep: a path as it stands, or a name from `sweeps/`.
 
@@ -176,23 +153,24 @@ def find_sweep(reference: str) -> Path:
     known = names(SWEEPS)
     if reference in known:
         return known[reference]
-    raise SpecError(_unknown("sweep", reference, {**known, **{str(p): p for p in path.parent.glob("*.y*ml")}}, ""))
+    raise SpecError(unknown("sweep", reference, {**known, **{str(p): p for p in path.parent.glob("*.y*ml")}}, ""))
 
 
-def _folders(kind: str) -> Iterable[Path]:
+def folders(kind: str) -> Iterable[Path]:
     """Where a kind lives: in the current folder first, then beside the installed orchestrator."""
     spots = (Path.cwd() / kind, Path(__file__).resolve().parent.parent / kind)
     return dict.fromkeys(spot.resolve() for spot in spots if spot.is_dir())
 
 
-def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
+def unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
+    """That there is no such name, with the near miss and all there are."""
     available = ", ".join(sorted(known)) or "none"
     return f"no {what} '{name}'{near_miss(name, known) or ';'} available: {available}" + (
         f" ({otherwise})" if otherwise else ""
     )
 
 
-def _find_module(dotted: str) -> ModuleSpec | None:
+def find_module(dotted: str) -> ModuleSpec | None:
     """Find a module without importing its parents, which `importlib.util.find_spec` would."""
     first, *rest = dotted.split(".")
     # Both at once: a folder without __init__.py here gives way to an installed package of its name, as in an import.
@@ -215,7 +193,7 @@ def _ask_finders(dotted: str, path: list[str] | None) -> ModuleSpec | None:
 def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
     if not all(part.isidentifier() for part in (*module.split("."), name)):
         return f"'{written}' is not package.module:NAME"
-    spec = _find_module(module)
+    spec = find_module(module)
     if spec is None:
         return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages"
     if not spec.origin or not spec.origin.endswith(".py"):
@@ -251,7 +229,7 @@ def _top_level_names(body: Iterable[ast.AST]) -> set[str]:
 
 def _own_attribute(kind: str, module: str, name: str) -> Any:
     """`name` of a file in one of a kind's folders. They are made one package: a user's own folder need not be one."""
-    importlib.import_module(kind).__path__ = [str(folder) for folder in _folders(kind)]
+    importlib.import_module(kind).__path__ = [str(folder) for folder in folders(kind)]
     return _attribute(f"{kind}.{module}", name)
 
 
@@ -262,18 +240,3 @@ def _attribute(module: str, name: str) -> Any:
         raise SpecError(f"module '{module}' defines no '{name}'") from exc
     except ImportError as exc:
         raise SpecError(f"module '{module}' cannot be imported: {exc}") from exc
-
-
-def _as_space(found: Any, reference: str) -> Space:
-    if not isinstance(found, Space):
-        raise SpaceError(f"'{reference}' is a {type(found).__name__}; a search space is an orchestrator.Space")
-    return found
-
-
-def _space_from_file(path: Path) -> Space:
-    if not path.is_file():
-        raise SpaceError(f"no search space file '{path}'")
-    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(data, Mapping):
-        raise SpaceError(f"{path} holds {type(data).__name__}; a search space is a mapping from name to parameter")
-    return Space.from_data(data)

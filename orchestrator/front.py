@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -36,7 +37,8 @@ def read_spec(words: Sequence[str]) -> Spec:
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise InputError(f"one sweep at a time, not {len(files)}: {', '.join(files)}; overrides are key=value")
-    return spec.read(files[0] if files else None, [word for word in words if "=" in word])
+    overrides = [word for word in words if "=" in word]
+    return spec.read(files[0] if files else None, overrides, lambda text: print(f"note: {text}", file=sys.stderr))
 
 
 def add_sweep(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -20,12 +20,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator import importance, ranking
+from orchestrator import distributions, importance, ranking
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Ended, Outcome, Report, Started
 from orchestrator.naming import trial_seed
-from orchestrator.space import Choice, Float, Parameter, Space
+from orchestrator.plain import encoded
+from orchestrator.space import Space
 from orchestrator.spec import Spec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -197,8 +198,8 @@ class Ledger:
     def _propose(self, trial: optuna.Trial) -> None:
         """Give a trial its hyperparameters, those it has not got yet, and last its seed."""
         for name, parameter in self._space.items():
-            if self._space.is_active(name, trial.params):
-                _suggest(trial, name, parameter)
+            if self._space.is_active(name, distributions.params_of(self._space, trial.params)):
+                distributions.suggest(trial, name, parameter)
         trial.set_user_attr("seed", trial_seed(self._spec.search.seed or 0, trial.number))
 
     def _trial(self, number: int) -> optuna.Trial:
@@ -219,7 +220,7 @@ class Ledger:
         return TrialRecord(
             number=trial.number,
             state=trial.state.name,
-            params={**self._spec.params, **trial.params},
+            params={**self._spec.params, **distributions.params_of(self._space, trial.params)},
             value=curve[best] if best is not None else None,
             best_epoch=best,
             curve=curve,
@@ -258,7 +259,7 @@ class _Grid(RandomSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """The parameter's value at the trial's point."""
-        return self._points[trial.number][param_name]
+        return encoded(self._points[trial.number][param_name])
 
 
 def _sampler(spec: Spec, space: Space, seen: int) -> BaseSampler:
@@ -268,15 +269,6 @@ def _sampler(spec: Spec, space: Space, seen: int) -> BaseSampler:
         # multivariate and constant_liar are Optuna 5's defaults; group is what makes multivariate know conditions.
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     return _Grid(space) if spec.search.sampler == "grid" else RandomSampler(seed=seed)
-
-
-def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> None:
-    if isinstance(parameter, Choice):
-        trial.suggest_categorical(name, parameter.options)
-    elif isinstance(parameter, Float):
-        trial.suggest_float(name, parameter.low, parameter.last, log=parameter.log, step=parameter.step)
-    else:
-        trial.suggest_int(name, parameter.low, parameter.last, log=parameter.log, step=parameter.step)
 
 
 def _cut_unfinished_line(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 # W&B run ids may hold letters, digits, '-' and '_' and be 64 characters long; eight are left for the trial's number.
@@ -49,3 +49,10 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when something known is close to `word`, else nothing."""
     close = closest(word, known)
     return "" if close is None else f"; did you mean '{close}'?"
+
+
+def hint(wrong: object, right: Collection[object]) -> str:
+    """The near miss among `right`, whatever its case, or all of them."""
+    shown = {str(each): repr(each) for each in right}
+    close = closest(str(wrong), shown)
+    return f"available: {', '.join(shown.values()) or 'none'}" if close is None else f"did you mean {shown[close]}?"

@@ -1,7 +1,7 @@
-"""Search spaces: typed, conditional parameters as plain data.
+"""Search spaces: typed, conditional parameters and constraints between them, as plain data.
 
-A `Space` maps names to `Float`, `Int` and `Choice` parameters. It knows nothing of the libraries that sample it; they
-are compiled to by walking it, parents before the parameters they switch on:
+A `Space` maps names to `Float`, `Int`, `Choice` and `Fixed` parameters. It knows nothing of the libraries that sample
+it; they are compiled to by walking it, parents before the parameters they switch on:
 
     >>> space = Space({
     ...     "lr": Float(1e-4, 0.1, log=True),
@@ -11,7 +11,10 @@ are compiled to by walking it, parents before the parameters they switch on:
     >>> space.is_active("momentum", {"lr": 0.01, "optimizer": "adamw"})
     False
 
-A space is extended by `Space({**space, "depth": Int(1, 8)})`, and a parameter narrowed by `dataclasses.replace`.
+One space is made of others, and knows of which (`origin`):
+
+    >>> space.narrow({"lr": {"high": 0.01}}).fix({"optimizer": "adamw"}).nest("model")
+    Space({'model.lr': Float(0.0001, 0.01, log=True), 'model.optimizer': Fixed('adamw')})
 """
 
 from __future__ import annotations
@@ -19,386 +22,59 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, MISSING, dataclass, fields
-from fractions import Fraction
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from typing import Any, Self, cast
 
+from orchestrator.constraint import Constraint, as_constraint
+from orchestrator.document import SECTIONS, flatten, not_a_mapping, read_entry, sections
 from orchestrator.errors import SpaceError
-from orchestrator.naming import closest
-
-Value: TypeAlias = bool | int | float | str | None
-"""What a parameter can be in one configuration: plain values, which JSON, YAML, Optuna and W&B all keep."""
-
-
-class _When(Mapping[str, tuple[Value, ...]]):
-    """A parameter's conditions, hashable: parent's name -> the values that switch the parameter on."""
-
-    __slots__ = ("_wanted",)
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._wanted: dict[str, tuple[Value, ...]] = {
-            name: tuple(given[name]) if isinstance(given[name], list | tuple) else (given[name],)
-            for name in sorted(given, key=str)
-        }
-
-    def __getitem__(self, name: str) -> tuple[Value, ...]:
-        return self._wanted[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._wanted)
-
-    def __len__(self) -> int:
-        return len(self._wanted)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._wanted.items()))
-
-    def __repr__(self) -> str:
-        return repr(self.to_data())
-
-    def to_data(self) -> dict[str, Any]:
-        """As it is written by hand: a value where there is one, a list where there are more."""
-        return {name: wanted[0] if len(wanted) == 1 else list(wanted) for name, wanted in self.items()}
-
-
-class _Parameter(ABC):
-    """What every parameter can do. One that breaks a rule can be made; the `Space` it is put in reports it."""
-
-    kind: ClassVar[str]
-    when: Mapping[str, Any] | None
-
-    @property
-    def conditions(self) -> Mapping[str, tuple[Value, ...]]:
-        """Every parent's name, with the values of it that this parameter is active for; empty if it always is."""
-        return self.when if isinstance(self.when, _When) else {}
-
-    def equals(self, value: object, wanted: Value) -> bool:
-        """Whether `value` is this parameter's value `wanted`; True is not 1."""
-        return _same(value, wanted)
-
-    @property
-    @abstractmethod
-    def size(self) -> int | None:
-        """How many values it can take; None if they are endless."""
-
-    @abstractmethod
-    def values(self) -> Iterator[Value]:
-        """Every value it can take, in order. Only for a parameter whose `size` is not None."""
-
-    @abstractmethod
-    def problems(self) -> list[str]:
-        """The rules it breaks by itself, each a phrase that its name goes in front of."""
-
-    @abstractmethod
-    def objection(self, value: object) -> str | None:
-        """Why it cannot be `value`, a phrase that the value goes in front of; None if it can."""
-
-    @abstractmethod
-    def to_wandb(self) -> dict[str, Any]:
-        """Its entry under `parameters` in a W&B sweep (https://docs.wandb.ai/models/sweeps/sweep-config-keys)."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """What it ranges over, in a few words; its conditions are not part of it."""
-
-
-class _Range(_Parameter):
-    """A parameter between two bounds, both included."""
-
-    low: float
-    high: float
-    log: bool
-    step: float | None
-    _no_step: ClassVar[int | None]  # the `step` of a range that was given none
-    _noun: ClassVar[str]
-    _example: ClassVar[float]
-
-    @abstractmethod
-    def _is_number(self, value: object) -> bool: ...
-
-    @abstractmethod
-    def _contains(self, value: Any) -> bool: ...
-
-    @abstractmethod
-    def _distribution(self) -> dict[str, Any]: ...
-
-    def problems(self) -> list[str]:
-        numbers = {"low": self.low, "high": self.high}
-        if not _same(self.step, self._no_step):
-            numbers["step"] = cast(float, self.step)
-        found = [
-            f"has {key} {value!r}, which is not {self._noun}; write one such as {self._example}"
-            for key, value in numbers.items()
-            if not self._is_number(value)
-        ]
-        if not isinstance(self.log, bool):
-            found.append(f"has log {self.log!r}, which is neither true nor false; write one of them")
-        return found or self._contradictions()
-
-    def _contradictions(self) -> list[str]:
-        # The rules are Optuna's, https://optuna.readthedocs.io/en/stable/reference/generated/optuna.trial.Trial.html
-        found = []
-        if self.low > self.high:
-            found.append(f"has low {_text(self.low)} above high {_text(self.high)}; swap them")
-        if self.step is not None and self.step <= 0:
-            found.append(f"has step {_text(self.step)}; give a step above 0, or leave it out")
-        if self.log and self.low <= 0:
-            found.append(f"is on a log scale, which needs a low above 0, not {_text(self.low)}; raise low or drop log")
-        if self.log and self.step != self._no_step:
-            found.append(f"is on a log scale, which takes no step, but has step {_text(self.step)}; drop log or step")
-        return found
-
-    def objection(self, value: object) -> str | None:
-        if self._is_number(value) and self._contains(value):
-            return None
-        steps = "" if self.step == self._no_step else f" in steps of {_text(self.step)}"
-        return f"is not {self._noun} from {_text(self.low)} to {_text(self.high)}{steps}"
-
-    def to_wandb(self) -> dict[str, Any]:
-        if self.low == self.high:
-            return {"value": self.low}  # W&B wants min below max
-        return {"min": self.low, "max": self.high, **self._distribution()}
-
-    def describe(self) -> str:
-        step = "" if self.step == self._no_step else f", step {_text(self.step)}"
-        return f"{_text(self.low)} to {_text(self.high)}{step}{', log' if self.log else ''}"
-
-
-@dataclass(frozen=True)
-class Float(_Range):
-    """A real number from `low` to `high`.
-
-    Numbers may be given as text, because YAML 1.1 reads `1e-4`, which has no dot, as text
-    (https://github.com/yaml/pyyaml/issues/173).
-
-    Attributes:
-        low: the least value.
-        high: the greatest value; with a step, the greatest is the last step that is not above it.
-        log: whether to search on a log scale; needs `low` above 0 and no step.
-        step: the distance between values, counted from `low`; None for every number in between.
-        when: other parameters' names, each with the value or list of values that it must have for this one to be
-            active.
-    """
-
-    low: float
-    high: float
-    _: KW_ONLY
-    log: bool = False
-    step: float | None = None
-    when: Mapping[str, Any] | None = None
-
-    kind: ClassVar[str] = "float"
-    _no_step: ClassVar[int | None] = None
-    _noun: ClassVar[str] = "a finite number"
-    _example: ClassVar[float] = 0.1
-
-    def __post_init__(self) -> None:
-        _settle(self, low=_float(self.low), high=_float(self.high), step=_float(self.step), when=_when(self.when))
-
-    @property
-    def size(self) -> int | None:
-        """How many values it can take; None if they are endless, which they are without a step."""
-        if self.low == self.high:
-            return 1
-        if self.step is None:
-            return None
-        return math.floor((_exact(self.high) - _exact(self.low)) / _exact(self.step)) + 1
-
-    @property
-    def last(self) -> float:
-        """The greatest value it can take: `high`, or the last step that is not above it."""
-        if self.step is None or self.low == self.high:
-            return self.high
-        return float(_exact(self.low) + (cast(int, self.size) - 1) * _exact(self.step))
-
-    def values(self) -> Iterator[float]:
-        """Every value it can take, in order, as the decimals one would write: 0.3, not 0.30000000000000004."""
-        step = _exact(self.step or 0)
-        return (float(_exact(self.low) + index * step) for index in range(cast(int, self.size)))
-
-    def equals(self, value: object, wanted: Value) -> bool:
-        """Whether `value` is `wanted`, up to rounding: a sampler's third step of 0.1 is 0.30000000000000004."""
-        slack = 1e-9 * (self.step or 0)
-        return self._is_number(value) and math.isclose(cast(float, value), cast(float, wanted), abs_tol=slack)
-
-    def _is_number(self, value: object) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and abs(cast(float, value)) <= sys.float_info.max
-
-    def _contains(self, value: float) -> bool:
-        if not self.low <= value <= self.high or self.step is None:
-            return self.low <= value <= self.high
-        steps = (_exact(value) - _exact(self.low)) / _exact(self.step)
-        return abs(steps - round(steps)) < 1e-8  # the slack that Optuna's FloatDistribution gives
-
-    def _distribution(self) -> dict[str, Any]:
-        if self.log:
-            return {"distribution": "log_uniform_values"}
-        if self.step is None:
-            return {"distribution": "uniform"}
-        # W&B rounds to multiples of q, so it cannot express steps counted from a low that is not one.
-        return {"distribution": "q_uniform", "q": self.step}
-
-
-@dataclass(frozen=True)
-class Int(_Range):
-    """A whole number from `low` to `high`.
-
-    Numbers may be given as text or as a float that is whole, as YAML reads `1e3` and `16.0`.
-
-    Attributes:
-        low: the least value.
-        high: the greatest value; with a step, the greatest is the last step that is not above it.
-        log: whether to search on a log scale; needs `low` above 0 and a step of 1.
-        step: the distance between values, counted from `low`.
-        when: other parameters' names, each with the value or list of values that it must have for this one to be
-            active.
-    """
-
-    low: int
-    high: int
-    _: KW_ONLY
-    log: bool = False
-    step: int = 1
-    when: Mapping[str, Any] | None = None
-
-    kind: ClassVar[str] = "int"
-    _no_step: ClassVar[int | None] = 1
-    _noun: ClassVar[str] = "a whole number"
-    _example: ClassVar[float] = 8
-
-    def __post_init__(self) -> None:
-        _settle(self, low=_int(self.low), high=_int(self.high), step=_int(self.step), when=_when(self.when))
-
-    @property
-    def size(self) -> int:
-        """How many values it can take."""
-        return (self.high - self.low) // self.step + 1
-
-    @property
-    def last(self) -> int:
-        """The greatest value it can take: `high`, or the last step that is not above it."""
-        return self.low + (self.size - 1) * self.step
-
-    def values(self) -> Iterator[int]:
-        """Every value it can take, in order."""
-        return iter(range(self.low, self.high + 1, self.step))
-
-    def describe(self) -> str:
-        """What it ranges over, in a few words; its conditions are not part of it."""
-        return f"{super().describe()}, whole"
-
-    def _is_number(self, value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    def _contains(self, value: int) -> bool:
-        return value in range(self.low, self.high + 1, self.step)
-
-    def _distribution(self) -> dict[str, Any]:
-        if self.log:
-            return {"distribution": "q_log_uniform_values", "q": 1}  # W&B has no log distribution of integers
-        if self.step == 1:
-            return {"distribution": "int_uniform"}
-        # W&B rounds to multiples of q, so it cannot express steps counted from a low that is not one.
-        return {"distribution": "q_uniform", "q": self.step}
-
-
-@dataclass(frozen=True)
-class Choice(_Parameter):
-    """One of a list of values, with no order among them; a choice of one is a constant.
-
-    Attributes:
-        options: the values, each None, a bool, an int, a finite float or a str.
-        when: other parameters' names, each with the value or list of values that it must have for this one to be
-            active.
-    """
-
-    options: Sequence[Value]
-    _: KW_ONLY
-    when: Mapping[str, Any] | None = None
-
-    kind: ClassVar[str] = "choice"
-
-    def __post_init__(self) -> None:
-        listed = isinstance(self.options, Sequence) and not isinstance(self.options, str | bytes)
-        _settle(self, options=tuple(self.options) if listed else self.options, when=_when(self.when))
-
-    @property
-    def size(self) -> int:
-        """How many values it can take."""
-        return len(self.options)
-
-    def values(self) -> Iterator[Value]:
-        """Every value it can take, in order."""
-        return iter(self.options)
-
-    def problems(self) -> list[str]:
-        """The rules it breaks by itself, each a phrase that its name goes in front of."""
-        if not isinstance(self.options, tuple):
-            return [f"has options {self.options!r}, which is not a list; write one such as [small, large]"]
-        if not self.options:
-            return ["has no options; give at least one"]
-        found = []
-        for index, option in enumerate(self.options):
-            # Not `_same`: Optuna looks a value up by ==, so of True and 1 it would give back the first for either
-            # (optuna.distributions.CategoricalDistribution.to_internal_repr says so).
-            earlier = [other for other in self.options[:index] if other == option]
-            if not _is_plain(option):
-                found.append(
-                    f"has option {option!r}, which is neither null, a bool, a finite number nor text; write text"
-                )
-            elif earlier and _same(earlier[0], option):
-                found.append(f"has option {option!r} more than once; drop one")
-            elif earlier:
-                found.append(f"has options {earlier[0]!r} and {option!r}, which are equal to Optuna; drop one")
-        return found
-
-    def objection(self, value: object) -> str | None:
-        """Why it cannot be `value`, a phrase that the value goes in front of; None if it can."""
-        if any(_same(value, option) for option in self.options):
-            return None
-        return f"is not one of its options; {_hint(value, self.options)}"
-
-    def to_wandb(self) -> dict[str, Any]:
-        """Its entry under `parameters` in a W&B sweep (https://docs.wandb.ai/models/sweeps/sweep-config-keys)."""
-        return {"values": list(self.options)}
-
-    def describe(self) -> str:
-        """What it ranges over, in a few words; its conditions are not part of it."""
-        return ", ".join(map(_text, self.options))
-
-
-Parameter: TypeAlias = Float | Int | Choice
-
-_KINDS: dict[str, type[Float] | type[Int] | type[Choice]] = {each.kind: each for each in (Float, Int, Choice)}
+from orchestrator.naming import hint
+from orchestrator.narrowing import narrowed_by
+from orchestrator.parameter import UNSET, Choice, Fixed, Float, Int, Parameter, condition_text, describe
+from orchestrator.plain import settle
+from orchestrator.soundness import bad_names, constraint_problems, parents_first, problems
+from orchestrator.subspace import expand
+
+__all__ = ["Choice", "Fixed", "Float", "Int", "Parameter", "Space"]
+
+MAX_DRAWS = 10_000
+"""How often `Space.sample` draws before it gives up on the constraints."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Space(Mapping[str, Parameter]):
     """Names and their parameters, in an order where those that a condition is on come first, stable otherwise.
 
-    A mapping, hashable, equal to any mapping of the same parameters whatever their order.
+    A mapping, hashable, equal to any space of the same parameters and constraints whatever their order, and without
+    constraints to any mapping of the same parameters.
 
     Attributes:
         parameters: the parameters by name; names are identifiers, or several joined by dots (`optimizer.lr`).
+        constraints: what has to hold between their values, such as "lr * batch_size <= 1".
+        origin: what the space was made of, a line a step, oldest first. No part of what the space is: not compared.
 
     Raises:
         SpaceError: anything breaks a rule; carries every such problem.
     """
 
     parameters: Mapping[str, Parameter]
+    constraints: Sequence[Constraint] = ()
+    origin: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, Mapping):
-            raise SpaceError(_not_a_mapping(self.parameters))
-        if problems := _problems(self.parameters):
-            raise SpaceError(problems)
-        ordered, _ = _parents_first(self.parameters)
-        _settle(self, parameters=MappingProxyType(ordered))
+            raise SpaceError(not_a_mapping(self.parameters))
+        flat, brought, found = expand(self.parameters)
+        found += problems(flat)
+        constraints = tuple(dict.fromkeys([*map(as_constraint, self.constraints), *brought]))
+        found = found or list(constraint_problems(constraints, flat))
+        if found:
+            raise SpaceError(found)
+        ordered, _ = parents_first(flat)
+        settle(self, parameters=MappingProxyType(ordered), constraints=constraints, origin=tuple(self.origin))
 
     def __getitem__(self, name: str) -> Parameter:
         return self.parameters[name]
@@ -409,52 +85,79 @@ class Space(Mapping[str, Parameter]):
     def __len__(self) -> int:
         return len(self.parameters)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        constraints = frozenset(other.constraints) if isinstance(other, Space) else frozenset()
+        return dict(self) == dict(other) and frozenset(self.constraints) == constraints
+
     def __hash__(self) -> int:
-        return hash(frozenset(self.items()))
+        return hash((frozenset(self.items()), frozenset(self.constraints)))
 
     def __repr__(self) -> str:
-        return f"Space({dict(self)!r})"
+        constraints = f", {list(map(str, self.constraints))!r}" if self.constraints else ""
+        return f"Space({dict(self)!r}{constraints})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (dict(self),)  # a mapping proxy does not pickle
+        return _again, (type(self), dict(self), self.constraints, self.origin)  # a mapping proxy does not pickle
+
+    # Plain data.
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
         """The space that `data`, as YAML or JSON gives it, writes down: `{name: {type: float, low: 0, high: 1}}`.
 
-        A parameter's `type` is float, int or choice, and may be left out beside `options`; its other keys are the
-        attributes of `Float`, `Int` or `Choice`.
+        A parameter's `type` is float, int, choice or fixed, and may be left out beside `options` or `value`; its other
+        keys are the attributes of its class. Groups may be nested, `{optimizer: {lr: {...}}}` for `optimizer.lr`. With
+        constraints the parameters are under `parameters`, beside `constraints`, a list.
 
         Raises:
             SpaceError: anything is unknown, missing, of a wrong type or breaks a rule; carries every such problem.
         """
         if not isinstance(data, Mapping):
-            raise SpaceError(_not_a_mapping(data))
-        read = {name: _read(entry) for name, entry in data.items()}
-        problems = [f"space: {name!r} {phrase}" for name, (_, phrases) in read.items() for phrase in phrases]
+            raise SpaceError(not_a_mapping(data))
+        given, constraints, found = sections(data)
+        entries, clashes = flatten(given)
+        read = {name: read_entry(entry) for name, entry in entries.items()}
+        found += clashes
+        found += [f"space: {name!r} {phrase}" for name, (_, phrases) in read.items() for phrase in phrases]
         parameters = {name: parameter for name, (parameter, _) in read.items() if parameter is not None}
-        problems += _problems(parameters, unread=[name for name in read if name not in parameters])
-        if problems:
-            raise SpaceError(problems)
-        return cls(parameters)
+        if found:
+            unread = [name for name in read if name not in parameters]
+            flat, _, wrong = expand(parameters)
+            raise SpaceError([*found, *wrong, *problems(flat, unread)])
+        space = cls(parameters, list(map(as_constraint, constraints)), origin=tuple(data.get("origin") or ()))
+        if "digest" in data and data.keys() & set(SECTIONS) and data["digest"] != space.digest:
+            raise SpaceError(
+                f"space: its digest is {space.digest}, not {data['digest']} as it says: it was changed since that was "
+                "written; drop the digest if that was meant"
+            )
+        return space
 
-    def to_data(self) -> dict[str, dict[str, Any]]:
+    def to_data(self) -> dict[str, Any]:
         """The plain data that `from_data` reads back to this space; defaults are left out."""
-        return {
-            name: {"type": parameter.kind}
-            | {
-                field.name: _unfrozen(getattr(parameter, field.name))
-                for field in fields(parameter)
-                if getattr(parameter, field.name) != field.default
-            }
-            for name, parameter in self.items()
-        }
+        parameters = {name: parameter.to_data() for name, parameter in self.items()}
+        if not self.constraints and not parameters.keys() & set(SECTIONS):
+            return parameters
+        return {"parameters": parameters} | (
+            {"constraints": list(map(str, self.constraints))} if self.constraints else {}
+        )
 
     @property
     def digest(self) -> str:
         """Twelve hex digits of the content, whatever the order of the parameters and the process."""
-        canonical = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        data = self.to_data()
+        if self.constraints:
+            data["constraints"] = sorted(data["constraints"])
+        canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """A table's rows: every parameter's name, and what it ranges over and when; then the constraints."""
+        rows = [(name, describe(parameter)) for name, parameter in self.items()]
+        return rows + [("constraint", str(constraint)) for constraint in self.constraints]
+
+    # Configurations.
 
     def is_active(self, name: str, params: Mapping[str, Any]) -> bool:
         """Whether parameter `name` takes part, given the values in `params` of those that its conditions are on.
@@ -476,14 +179,14 @@ class Space(Mapping[str, Parameter]):
 
         Whether a parameter should be there is not judged where one that its conditions are on is itself wrong.
         """
-        found = [f"there is no parameter {name!r}; {_hint(name, self)}" for name in params if name not in self]
+        found = [f"there is no parameter {name!r}; {hint(name, list(self))}" for name in params if name not in self]
         unsettled: set[str] = set()
         for name, parameter in self.items():
             settled = unsettled.isdisjoint(parameter.conditions)
             active = self.is_active(name, params)
             objection = parameter.objection(params[name]) if name in params else None
             if settled and not active and name in params:
-                found.append(f"{name!r} is only active {_condition_text(parameter)}; leave it out")
+                found.append(f"{name!r} is only active {condition_text(parameter)}; leave it out")
             elif objection is not None:
                 found.append(f"{name!r} is {params[name]!r}, which {objection}")
             elif settled and active and name not in params:
@@ -491,14 +194,52 @@ class Space(Mapping[str, Parameter]):
             elif settled:
                 continue
             unsettled.add(name)
-        return found
+        if found:
+            return found
+        broken = zip(self.constraints, self.constraint_violations(params), strict=True)
+        return [f"{str(constraint)!r} does not hold" for constraint, violation in broken if violation > 0]
 
-    def to_wandb(self) -> dict[str, dict[str, Any]]:
-        """`parameters` of a W&B sweep, under the same flat names (https://docs.wandb.ai/models/sweeps/sweep-config-keys).
+    def constraint_violations(self, params: Mapping[str, Any]) -> list[float]:
+        """How far `params` are from fulfilling each constraint, at most 0 where they do, as Optuna counts."""
+        return [constraint.violation(params) for constraint in self.constraints]
 
-        W&B cannot express conditions; a conditional parameter is there with its distribution.
+    def is_feasible(self, params: Mapping[str, Any]) -> bool:
+        """Whether `params` fulfil every constraint."""
+        return all(violation <= 0 for violation in self.constraint_violations(params))
+
+    def default_params(self) -> dict[str, Any]:
+        """What is tried first: the defaults of the parameters that have one and are active by them.
+
+        A parameter without a default is not in it, and is the sampler's to choose; empty where none has a default.
         """
-        return {name: parameter.to_wandb() for name, parameter in self.items()}
+        found: dict[str, Any] = {}
+        for name, parameter in self.items():
+            if parameter.best_guess is not UNSET and self.is_active(name, found):
+                found[name] = parameter.best_guess
+        return found if any(not isinstance(self[name], Fixed) for name in found) else {}
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether anything is believed of where the good configurations are."""
+        return any(getattr(parameter, "prior", None) is not None for parameter in self.values())
+
+    def sample(self, rng: random.Random, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A configuration drawn by the priors, and evenly where there are none; the values in `given` are kept.
+
+        Raises:
+            SpaceError: none that fulfils the constraints was found in `MAX_DRAWS` draws.
+        """
+        for _ in range(MAX_DRAWS):
+            params: dict[str, Any] = {}
+            for name, parameter in self.items():
+                if self.is_active(name, params):
+                    params[name] = given[name] if given and name in given else parameter.draw(rng)
+            if self.is_feasible(params):
+                return params
+        raise SpaceError(
+            f"space: none of {MAX_DRAWS} configurations drawn fulfils {' and '.join(map(repr, self.constraints))};"
+            " loosen a constraint, or narrow the parameters to where it can hold"
+        )
 
     @property
     def endless(self) -> list[str]:
@@ -512,15 +253,17 @@ class Space(Mapping[str, Parameter]):
             SpaceError: the space is endless; carries a problem for every parameter that makes it so.
         """
         self._require_finite()
-        return self._configurations(list(self), {})
+        return filter(self.is_feasible, self._configurations(list(self), {}))
 
     def grid_size(self) -> int:
-        """How many configurations `grid` gives, counted without making them all.
+        """How many configurations `grid` gives, without constraints counted without making them all.
 
         Raises:
             SpaceError: the space is endless; carries a problem for every parameter that makes it so.
         """
         self._require_finite()
+        if self.constraints:
+            return sum(1 for _ in self.grid())
         parents = {parent for parameter in self.values() for parent in parameter.conditions}
         others = [name for name in self if name not in parents]
         return sum(
@@ -547,171 +290,190 @@ class Space(Mapping[str, Parameter]):
             for value in self[names[0]].values():
                 yield from self._configurations(names[1:], {**given, names[0]: value})
 
-    def rows(self) -> list[tuple[str, str]]:
-        """A table's rows: every parameter's name, and what it ranges over and when, in a few words."""
+    # Algebra: spaces made of spaces.
+
+    def known_as(self, *origin: str) -> Space:
+        """The same space, from elsewhere."""
+        return Space(self, self.constraints, origin=origin)
+
+    def combine(self, *others: Space) -> Space:
+        """All parameters and constraints of several spaces; one that is alike in two is there once.
+
+        Raises:
+            SpaceError: a name stands for different parameters.
+        """
+        parameters, clashes = dict(self), []
+        for other in others:
+            for name, parameter in other.items():
+                if parameters.setdefault(name, parameter) != parameter:
+                    clashes.append(
+                        f"space: {name!r} is {describe(parameters[name])} in one space and {describe(parameter)} in "
+                        "another; nest or rename one of them, or drop it there"
+                    )
+        if clashes:
+            raise SpaceError(clashes)
+        constraints = [*self.constraints, *(each for other in others for each in other.constraints)]
+        lines = [line for other in others for line in ("combine with", *(f"  {line}" for line in other._origin()))]
+        return Space(parameters, constraints, origin=(*self._origin(), *lines))
+
+    def __or__(self, other: Space) -> Space:
+        return self.combine(other)
+
+    def extend(self, parameters: Mapping[str, Parameter], constraints: Iterable[str | Constraint] = ()) -> Space:
+        """With more parameters and constraints, which may be on those that are there.
+
+        Raises:
+            SpaceError: a name is taken, or anything breaks a rule.
+        """
+        if taken := [name for name in parameters if name in self]:
+            raise SpaceError(
+                [f"space: {name!r} is there already: {describe(self[name])}; use replace, or narrow" for name in taken]
+            )
+        more = list(map(as_constraint, constraints))
+        added = [*(f"{name}: {describe(each)}" for name, each in parameters.items()), *map(str, more)]
+        return Space({**self, **parameters}, [*self.constraints, *more], origin=self._after("add", added))
+
+    def narrow(self, changes: Mapping[str, Parameter | Mapping[str, Any] | Sequence[Any]]) -> Space:
+        """With some parameters taking fewer values than now.
+
+        A change is a parameter, the attributes that change (`{"high": 0.01}`), or a list of the options that stay. A
+        default or a prior that no longer fits goes. Parameters that can no longer become active go too, and
+        constraints on them.
+
+        Raises:
+            SpaceError: a parameter would take values that it does not take now, or be active at other times.
+        """
+        found = self._unknown(changes)
+        narrowed: dict[str, Parameter] = {}
+        for name, change in changes.items():
+            if name in self:
+                parameter, phrases = narrowed_by(self[name], change)
+                found += [f"space: {name!r} {phrase}" for phrase in phrases]
+                narrowed[name] = parameter
+        if found:
+            raise SpaceError(found)
+        changed = [f"{name}: {describe(self[name])} -> {describe(each)}" for name, each in narrowed.items()]
+        return self._reachable({**self, **narrowed}, self._after("narrow", changed))
+
+    def fix(self, values: Mapping[str, Any]) -> Space:
+        """With some parameters fixed at one of their values; those that can no longer become active go.
+
+        Raises:
+            SpaceError: a parameter cannot have that value.
+        """
+        found = self._unknown(values)
+        known = {name: value for name, value in values.items() if name in self}
+        objections = {name: self[name].objection(value) for name, value in known.items()}
+        found += [
+            f"space: {name!r} is fixed at {known[name]!r}, which {why}" for name, why in objections.items() if why
+        ]
+        if found:
+            raise SpaceError(found)
+        fixed = {name: Fixed(value, when=self[name].when) for name, value in known.items()}
+        steps = [f"{name}: {value!r}" for name, value in known.items()]
+        return self._reachable({**self, **fixed}, self._after("fix", steps))
+
+    def replace(self, parameters: Mapping[str, Parameter]) -> Space:
+        """With other parameters under names that are there.
+
+        Raises:
+            SpaceError: a name is not there, or anything breaks a rule.
+        """
+        if found := self._unknown(parameters):
+            raise SpaceError(found)
+        changed = [f"{name}: {describe(self[name])} -> {describe(each)}" for name, each in parameters.items()]
+        return Space({**self, **parameters}, self.constraints, origin=self._after("replace", changed))
+
+    def rename(self, names: Mapping[str, str]) -> Space:
+        """With parameters, or whole groups (`optimizer` for `optimizer.lr`), under other names.
+
+        Raises:
+            SpaceError: a name is not there, or the new one is taken.
+        """
+        groups = {name.rpartition(".")[0][:cut] for name in self for cut in range(1, len(name))} if names else set()
+        known = {*self, *groups}
+        if found := [f"space: there is no parameter or group {old!r}; {hint(old, list(self))}"
+                     for old in names if old not in known]:  # fmt: skip
+            raise SpaceError(found)
+
+        def new_name(name: str) -> str:
+            for old, new in names.items():
+                if name == old or name.startswith(f"{old}."):
+                    return f"{new}{name[len(old) :]}"
+            return name
+
+        return self._renamed(new_name, self._after("rename", [f"{old} -> {new}" for old, new in names.items()]))
+
+    def nest(self, prefix: str) -> Space:
+        """With every name in a group: `lr` becomes `prefix.lr`, in conditions and constraints too.
+
+        Raises:
+            SpaceError: the prefix is not a name.
+        """
+        return self._renamed(lambda name: f"{prefix}.{name}", self._after("nest", [prefix]))
+
+    def drop(self, *names: str) -> Space:
+        """Without some parameters, or constraints, given as their text.
+
+        Raises:
+            SpaceError: one is not there, or a condition or constraint that stays is on it.
+        """
+        constraints = {Constraint(name) for name in names if name not in self} & set(self.constraints)
+        gone = {str(each) for each in constraints}
+        if found := self._unknown([name for name in names if str(Constraint(name)) not in gone]):
+            raise SpaceError(found)
+        kept = {name: parameter for name, parameter in self.items() if name not in names}
+        left = [each for each in self.constraints if each not in constraints]
+        return Space(kept, left, origin=self._after("drop", names))
+
+    def keep(self, *names: str) -> Space:
+        """With some parameters only, and the constraints between them.
+
+        Raises:
+            SpaceError: one is not there, or a condition of one is on a parameter that goes.
+        """
+        if found := self._unknown(names):
+            raise SpaceError(found)
+        kept = {name: parameter for name, parameter in self.items() if name in names}
+        constraints = [each for each in self.constraints if each.names <= kept.keys()]
+        return Space(kept, constraints, origin=self._after("keep", [", ".join(kept)]))
+
+    def _unknown(self, names: Iterable[str]) -> list[str]:
         return [
-            (name, ", ".join(filter(None, [parameter.describe(), _condition_text(parameter)])))
-            for name, parameter in self.items()
+            f"space: there is no parameter {name!r}; {hint(name, list(self))}" for name in names if name not in self
         ]
 
+    def _origin(self) -> tuple[str, ...]:
+        return self.origin or (f"{len(self)} parameters ({self.digest})",)
 
-def _problems(parameters: Mapping[str, Parameter], unread: Collection[str] = ()) -> list[str]:
-    """Every rule that a space breaks; conditions on `unread` parameters, which could not be made, are not judged."""
-    known = [*parameters, *unread]
-    found = [
-        f"space: {name!r} is not a name; use letters, digits and _, with dots between, such as 'optimizer.lr'"
-        for name in known
-        if not (isinstance(name, str) and all(part.isidentifier() for part in name.split(".")))
-    ]
-    sound: dict[str, Parameter] = {}
-    for name, parameter in parameters.items():
-        phrases = _own_problems(parameter)
-        found += [f"space: {name!r} {phrase}" for phrase in phrases]
-        if not phrases:
-            sound[name] = parameter
-    made = {name: parameter for name, parameter in parameters.items() if isinstance(parameter, Parameter)}
-    for name, parameter in made.items():
-        found += _condition_problems(name, parameter, known, sound)
-    _, cycles = _parents_first(made)
-    return found + [
-        f"space: {cycle[0]!r} is active only if it is active itself ({' needs '.join(cycle)}); drop a condition"
-        for cycle in cycles
-    ]
+    def _after(self, verb: str, changes: Iterable[str]) -> tuple[str, ...]:
+        return (*self._origin(), *(f"{verb} {change}" for change in changes))
 
+    def _renamed(self, new_name: Callable[[str], str], origin: tuple[str, ...]) -> Space:
+        parameters: dict[str, Parameter] = {}
+        taken = bad_names(map(new_name, self))
+        for name, parameter in self.items():
+            conditions = {new_name(parent): wanted for parent, wanted in parameter.conditions.items()}
+            if new_name(name) in parameters:
+                taken.append(f"space: {name!r} would become {new_name(name)!r}, which is taken; choose another name")
+            parameters[new_name(name)] = parameter.with_conditions(conditions)
+        if taken:
+            raise SpaceError(taken)
+        return Space(parameters, [each.renamed(new_name) for each in self.constraints], origin=origin)
 
-def _own_problems(parameter: object) -> list[str]:
-    if not isinstance(parameter, Parameter):
-        return [f"is {parameter!r}, which is not a parameter; make it a Float, an Int or a Choice"]
-    found = parameter.problems()
-    if parameter.when is not None and not isinstance(parameter.when, _When):
-        found.append(f"has when {parameter.when!r}, which is not a mapping; write one such as {{optimizer: sgd}}")
-    return found
+    def _reachable(self, parameters: Mapping[str, Parameter], origin: tuple[str, ...]) -> Space:
+        """Without the parameters that can never become active, and the constraints on them, which always hold."""
+        kept: dict[str, Parameter] = {}
+        ordered, _ = parents_first(parameters)
+        for name, parameter in ordered.items():
+            possible = {
+                parent: [value for value in wanted if parent in kept and kept[parent].objection(value) is None]
+                for parent, wanted in parameter.conditions.items()
+            }
+            if all(possible.values()):
+                kept[name] = parameter.with_conditions(possible)
+        return Space(kept, [each for each in self.constraints if each.names <= kept.keys()], origin=origin)
 
 
-def _condition_problems(
-    name: str, parameter: Parameter, known: Collection[str], sound: Mapping[str, Parameter]
-) -> Iterator[str]:
-    for parent, wanted in parameter.conditions.items():
-        start = f"space: {name!r} is active when {parent!r} is"
-        if parent not in known:
-            hint = _hint(parent, [other for other in known if other != name])
-            yield f"{start} {' or '.join(map(repr, wanted))}, but there is no parameter {parent!r}; {hint}"
-        elif not wanted:
-            yield f"space: {name!r} is active for no value of {parent!r}; name one, or drop the condition"
-        elif parent in sound:
-            objections = ((value, sound[parent].objection(value)) for value in wanted)
-            yield from (f"{start} {value!r}, which {why}" for value, why in objections if why is not None)
-
-
-def _parents_first(parameters: Mapping[str, Parameter]) -> tuple[dict[str, Parameter], list[list[str]]]:
-    """The parameters, each after those its conditions are on, and the cycles (a, b, a) that kept any out."""
-    ordered: dict[str, Parameter] = {}
-    cycles = []
-    waiting = dict(parameters)
-    while waiting:
-        free = [name for name, each in waiting.items() if waiting.keys().isdisjoint(each.conditions)]
-        if free:
-            ordered[free[0]] = waiting.pop(free[0])
-            continue
-        path = [next(iter(waiting))]
-        while path.count(path[-1]) == 1:
-            path.append(next(parent for parent in waiting[path[-1]].conditions if parent in waiting))
-        cycles.append(path[path.index(path[-1]) :])
-        for name in cycles[-1][1:]:
-            del waiting[name]
-    return ordered, cycles
-
-
-def _read(entry: object) -> tuple[Parameter | None, list[str]]:
-    """The parameter that `entry` writes down, None if it cannot be made, and the mistakes in its keys as phrases."""
-    example = "write one such as {type: float, low: 0.0, high: 1.0}"
-    if not isinstance(entry, Mapping):
-        return None, [f"is {entry!r}, which is not a mapping; {example}"]
-    kind = entry.get("type", Choice.kind if "options" in entry else None)
-    if kind is None:
-        return None, [f"has no type; add one of {', '.join(_KINDS)}"]
-    if not isinstance(kind, str) or kind not in _KINDS:
-        return None, [f"has type {kind!r}, which there is none of; {_hint(kind, _KINDS)}"]
-    required = {field.name: field.default is MISSING for field in fields(_KINDS[kind])}
-    given = {key: value for key, value in entry.items() if key in required}
-    missing = [key for key in required if required[key] and key not in given]
-    phrases = [
-        f"has a key {key!r}, which a parameter of type {kind} does not take; {_hint(key, required)}"
-        for key in entry
-        if key != "type" and key not in required
-    ]
-    phrases += [f"has no {key}, which a parameter of type {kind} needs; add it" for key in missing]
-    return (None if missing else _KINDS[kind](**given)), phrases
-
-
-def _settle(frozen: object, **attributes: object) -> None:
-    """Set attributes of a frozen dataclass that is still being made."""
-    for name, value in attributes.items():
-        object.__setattr__(frozen, name, value)
-
-
-def _float(value: Any) -> Any:
-    """The float that a number or its text says; anything else as it is, for the space to report."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return value
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return value
-
-
-def _int(value: Any) -> Any:
-    """The int that a whole number or its text says; anything else as it is, for the space to report."""
-    number = _float(value)
-    if isinstance(value, int) or not isinstance(number, float) or not number.is_integer():
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        return int(number)
-
-
-def _when(given: Any) -> Any:
-    """Conditions made hashable, None for none; anything else as it is, for the space to report."""
-    return (_When(given) if given else None) if isinstance(given, Mapping) else given
-
-
-def _unfrozen(value: Any) -> Any:
-    if isinstance(value, _When):
-        return value.to_data()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _exact(number: float) -> Fraction:
-    """A number as it is written, so that 0.1 is a tenth and steps of it add up."""
-    return Fraction(str(number))
-
-
-def _same(one: object, other: object) -> bool:
-    """Equal, and True is not 1."""
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _text(value: object) -> str:
-    """A value as a person writes it: 0 for 0.0."""
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _condition_text(parameter: Parameter) -> str:
-    conditions = [f"{parent} is {' or '.join(map(_text, wanted))}" for parent, wanted in parameter.conditions.items()]
-    return f"when {' and '.join(conditions)}" if conditions else ""
-
-
-def _hint(wrong: object, right: Collection[object]) -> str:
-    """The near miss among `right`, whatever its case, or all of them."""
-    shown = {str(each): repr(each) for each in right}
-    close = closest(str(wrong), shown)
-    return f"available: {', '.join(shown.values()) or 'none'}" if close is None else f"did you mean {shown[close]}?"
-
-
-def _not_a_mapping(given: object) -> str:
-    return f"space: a space maps names to parameters, and {given!r} is no mapping; write 'lr: {{type: float, ...}}'"
+def _again(kind: type[Space], parameters: Any, constraints: Any, origin: tuple[str, ...]) -> Space:
+    return kind(parameters, constraints, origin=origin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from orchestrator import catalog
+from orchestrator import catalog, sources, wandb_yaml
 from orchestrator.credentials import tracking_mode
 from orchestrator.errors import InputError, SpecError
 from orchestrator.naming import (
@@ -88,7 +88,7 @@ def _trainable(value: object) -> object:
 def _space(value: object) -> object:
     if isinstance(value, str | Mapping):
         return value
-    raise ValueError("a space is a name, a YAML file, package.module:NAME, or a mapping from name to parameter")
+    raise ValueError("a space is a name, a YAML file, a URL, package.module:NAME, or a mapping from name to parameter")
 
 
 def _whole(value: object) -> object:
@@ -209,7 +209,7 @@ class Spec(_Section):
     trainable: Annotated[str | ClassPaths, BeforeValidator(_trainable)]
     """A name from `trainables/`, `package.module:NAME`, or class paths under `model` and `data`."""
     space: Annotated[str | dict[str, Any], BeforeValidator(_space)]
-    """A name from `search_spaces/`, a YAML file, `package.module:NAME`, or parameters written out."""
+    """A name (`digits`, or of a version `digits@1`), a YAML file or URL, `package.module:NAME`, or parameters."""
     params: dict[str, Any] = {}
     """Hyperparameters held fixed."""
     metric: str = Field(min_length=1)
@@ -233,7 +233,12 @@ class Spec(_Section):
 
     def load_space(self) -> Space:
         """The search space."""
-        return catalog.load_space(self.space)
+        return sources.load_space(self.space)
+
+    @property
+    def space_identity(self) -> dict[str, Any]:
+        """Which space it is: its name and version, where it has them, and its digest."""
+        return sources.identity(self.space)
 
     @cached_property
     def trials(self) -> int:
@@ -282,8 +287,13 @@ FREE_NAMES = ("params", "init_args")
 STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "hf")
 
 
-def read(reference: str | None, overrides: Sequence[str] = ()) -> Spec:
+def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[str], object] = lambda _: None) -> Spec:
     """Read a sweep's YAML file (or name; the default sweep for None), override it, and check everything.
+
+    Args:
+        reference: the file or name; it may also be a W&B sweep's file.
+        overrides: `key=value` each.
+        note: told what of a W&B sweep's file means nothing here.
 
     Raises:
         SpecError: with every problem found, of syntax, keys, values and names.
@@ -292,6 +302,10 @@ def read(reference: str | None, overrides: Sequence[str] = ()) -> Spec:
     data = catalog.parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(data, dict):
         raise SpecError(f"{path} holds {type(data).__name__}; a sweep is a mapping of keys such as 'trainable'")
+    if wandb_yaml.is_sweep(data):
+        data, notes = wandb_yaml.to_spec(data)
+        for text in notes:
+            note(f"{path} is a W&B sweep: {text}")
     return check(data, overrides)
 
 
@@ -343,18 +357,13 @@ def resolve(spec: Spec, now: datetime) -> Spec:
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     return spec.model_copy(
         update={
-            "space": _absolute(spec.space),
+            "space": sources.written_out(spec.space),
             "name": spec.name or sweep_name(trainable, now),
             "search": spec.search.model_copy(update={"seed": seed}),
             "tracking": spec.tracking.model_copy(update={"mode": tracking_mode(spec.tracking.mode, os.environ)}),
             "storage": spec.storage if "://" in spec.storage else str(Path(spec.storage).expanduser().resolve()),
         }
     )
-
-
-def _absolute(space: str | dict[str, Any]) -> str | dict[str, Any]:
-    """A space's file under its whole path: the sweep may be resumed from another folder."""
-    return str(Path(space).resolve()) if isinstance(space, str) and space.endswith((".yaml", ".yml")) else space
 
 
 def _override(data: dict[str, Any], override: str) -> Iterator[str]:
@@ -452,7 +461,8 @@ def _problems_with_names(data: Mapping[str, Any]) -> Iterator[str]:
                 yield f"trainable.{part}.class_path: {problem}"
     if isinstance(space, str | Mapping):
         try:
-            loaded = catalog.load_space(space)
+            loaded = sources.load_space(space)
+            loaded.sample(random.Random(0))  # where no configuration fulfils the constraints, that is said now
         except InputError as exc:
             yield from exc.problems
         else:

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.tune import TuneError
 from ray.tune.search import Searcher
 
-from orchestrator import capacity, cluster, failures, ranking, results, schedule
+from orchestrator import capacity, cluster, failures, ranking, results, schedule, wandb_yaml
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
@@ -266,7 +266,7 @@ class Sweep:
             return spec, None
         if (known := self.ledger.recall("wandb_sweep")) is None:
             try:
-                parameters = spec.load_space().to_wandb()
+                parameters = wandb_yaml.to_wandb(spec.load_space())
                 known = ray.get(_create_wandb_sweep.remote(spec.to_yaml(), parameters), timeout=WANDB_TIMEOUT_S)
             except RayError as exc:
                 reason = next(line for line in reversed(str(exc).splitlines()) if line.strip())
@@ -386,6 +386,7 @@ def start(spec: Spec, view_of: Any) -> Sweep:
         folder.create()
         stack.enter_context(folder.locked())
         ledger = Ledger(folder, spec, create=True)
+        ledger.remember("space", spec.space_identity)
         results.write(folder, results.build(spec, folder, [], Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())  # last: from now on there is a sweep, and it can be resumed
         return _run(spec, folder, ledger, at_once, view_of, stack)

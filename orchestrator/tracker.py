@@ -57,8 +57,8 @@ class Tracker:
         config = {
             **self._spec.params,
             **job.params,
-            "sweep": {"name": self._spec.name, "number": job.number, "seed": job.seed, "space": self._spec.space,
-                      "trainable": _plain(self._spec.trainable)},
+            "sweep": {"name": self._spec.name, "number": job.number, "seed": job.seed,
+                      "space": self._spec.space_identity, "trainable": _plain(self._spec.trainable)},
         }  # fmt: skip
         try:
             self._run = self._init(job.number, config)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
-from orchestrator import catalog
+from orchestrator import catalog, sources
 
 ROOT = Path(orchestrator.__file__).resolve().parent.parent
 MODULES = sorted(
@@ -19,13 +19,28 @@ MODULES = sorted(
 )
 VERBS = {module for module in MODULES if module.startswith("verbs.")}
 
-VOCABULARY = {"errors", "space", "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
+SPACES = {
+    "plain",
+    "prior",
+    "parameter",
+    "constraint",
+    "document",
+    "narrowing",
+    "soundness",
+    "subspace",
+    "space",
+    "wandb_yaml",
+    "derivation",
+    "comparison",
+    "sources",
+}
+VOCABULARY = {"errors", *SPACES, "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
 RULES = {"failures", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
 WORKERS = {"slot", "worker", "attempt", "watch", "tracker", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.
 VENDORS = {
-    "optuna": {"ledger", "importance"},
+    "optuna": {"ledger", "importance", "distributions"},
     "wandb": {"tracker"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
@@ -155,7 +170,7 @@ def test_what_trainables_and_spaces_may_not_import(folder: str, forbidden: set[s
 
 
 def test_the_mechanism_names_no_trainable_and_no_space() -> None:
-    named = {*catalog.names(catalog.TRAINABLES), *catalog.names(catalog.SPACES)}
+    named = {*catalog.names(catalog.TRAINABLES), *sources.names()}
     assert "digits" in named
     for module in MODULES:
         path = path_of(module)
@@ -213,11 +228,15 @@ def test_the_sweep_process_starts_light() -> None:
 
 def test_the_public_list() -> None:
     assert orchestrator.__all__ == [
+        "Beta",
         "Choice",
         "Context",
+        "Fixed",
         "Float",
         "InputError",
         "Int",
+        "LogUniform",
+        "Normal",
         "OrchestratorError",
         "Space",
         "SpaceError",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import catalog
+from orchestrator import catalog, sources
 from orchestrator.errors import InputError, SpaceError, SpecError
 from orchestrator.space import Choice, Float, Space
 
@@ -59,7 +59,7 @@ class TestNames:
     def test_own_ones_and_shipped_ones(self, here: Path) -> None:
         assert list(catalog.names("trainables"))[:3] == ["broken", "empty", "mine"]
         assert {"mine", "digits"} <= set(catalog.names("trainables"))
-        assert {"own", "written", "digits"} <= set(catalog.names("search_spaces"))
+        assert {"own", "written", "digits"} <= set(sources.names())
         assert {"own", "default"} <= set(catalog.names("sweeps"))
 
     def test_own_ones_come_first(self, here: Path) -> None:
@@ -143,12 +143,12 @@ class TestProblems:
     def test_nothing_is_imported_to_look(self, here: Path) -> None:
         script = """
 import sys
-from orchestrator import catalog
+from orchestrator import catalog, sources
 print(catalog.problem_with_trainable("digits"), catalog.problem_with_trainable("mine"),
       catalog.problem_with_trainable("trainables.digits:TRAINABLE"),
       catalog.problem_with_class("trainables.digits.DigitsNet"),
       catalog.problem_with_class("lightning.pytorch.LightningModule"),
-      len(catalog.load_space("digits")) > 1, len(catalog.load_space("own")),
+      len(sources.load_space("digits")) > 1, len(sources.load_space("own")),
       sorted({"torch", "ray", "lightning", "trainables.digits", "trainables.mine"} & set(sys.modules)))
 """
         assert run_here(here, script) == "None None None None None True 1 []\n"
@@ -157,11 +157,11 @@ print(catalog.problem_with_trainable("digits"), catalog.problem_with_trainable("
 class TestLoading:
     def test_own_trainables_beside_shipped_ones(self, here: Path) -> None:
         script = """
-from orchestrator import catalog
+from orchestrator import catalog, sources
 for reference in ("mine", "mine_too:TRAINABLE", "mine_too:Net"):
     print(catalog.load_trainable(reference).model.__name__)
 print(catalog.load_trainable({"model": {"class_path": "mine_too.Net", "init_args": {"width": 3}}}))
-print(catalog.load_space("digits") is not None)
+print(sources.load_space("digits") is not None)
 """
         lines = run_here(here, script).splitlines()
         assert lines[:3] == ["Net"] * 3
@@ -169,12 +169,12 @@ print(catalog.load_space("digits") is not None)
         assert lines[4] == "True"
 
     def test_spaces(self, here: Path) -> None:
-        assert run_here(here, "from orchestrator import catalog; print(catalog.load_space('own'))") == (
+        assert run_here(here, "from orchestrator import sources; print(sources.load_space('own'))") == (
             f"{Space({'lr': Float(0, 1)})!r}\n"
         )
-        assert catalog.load_space("written") == Space({"lr": Float(1e-4, 1)})
-        assert catalog.load_space("search_spaces/written.yaml") == Space({"lr": Float(1e-4, 1)})
-        assert catalog.load_space({"a": {"options": [1, 2]}}) == Space({"a": Choice([1, 2])})
+        assert sources.load_space("written") == Space({"lr": Float(1e-4, 1)})
+        assert sources.load_space("search_spaces/written.yaml") == Space({"lr": Float(1e-4, 1)})
+        assert sources.load_space({"a": {"options": [1, 2]}}) == Space({"a": Choice([1, 2])})
 
     @pytest.mark.parametrize(
         ("reference", "message"),
@@ -189,7 +189,7 @@ print(catalog.load_space("digits") is not None)
     def test_spaces_that_are_none(self, here: Path, reference: str, message: str) -> None:
         (here / "sweeps/list.yaml").write_text("- a\n")
         with pytest.raises(SpaceError, match=message):
-            catalog.load_space(reference)
+            sources.load_space(reference)
 
     def test_trainables_that_are_none(self) -> None:
         with pytest.raises(

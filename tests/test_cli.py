@@ -199,4 +199,4 @@ def test_listings_name_and_describe(capsys: pytest.CaptureFixture[str], kind: st
     code, out, _ = run(capsys, kind)
     assert code == 0
     assert all(len(line.split(maxsplit=1)) == 2 for line in out.splitlines())
-    assert out.startswith("digits")
+    assert "\ndigits" in f"\n{out}"

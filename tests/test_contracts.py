@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import random
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from doubles import datasets
 from doubles.context import Alone
 from torchvision.datasets import CIFAR10, MNIST
 
-from orchestrator import catalog
+from orchestrator import catalog, sources, wandb_yaml
 from orchestrator import spec as specs
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
@@ -26,7 +27,11 @@ from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
 SWEEPS = [specs.read(name) for name in catalog.names(catalog.SWEEPS)]
 TRAINABLES = list(catalog.names(catalog.TRAINABLES))
 SPACES = {
-    **{name: catalog.load_space(name) for name in catalog.names(catalog.SPACES)},
+    **{
+        each.reference: sources.load_space(each.reference)
+        for all_of in sources.names().values()
+        for each in all_of.values()
+    },
     **{f"of sweep {name}": specs.read(name).load_space() for name in catalog.names(catalog.SWEEPS)},
 }
 
@@ -145,8 +150,11 @@ class TestSpaces:
         assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
     def test_it_compiles_to_wandb(self, space: Space) -> None:
-        parameters = space.to_wandb()
+        parameters = wandb_yaml.to_wandb(space)
         assert list(parameters) == list(space)
-        for entry in parameters.values():
-            assert {"values"} == set(entry) or {"value"} == set(entry) or {"min", "max", "distribution"} <= set(entry)
         assert json.loads(json.dumps(parameters)) == parameters
+        assert list(wandb_yaml.from_wandb(parameters)) == list(space)
+
+    def test_every_sample_is_in_it(self, space: Space) -> None:
+        rng = random.Random(0)
+        assert [problem for _ in range(50) for problem in space.problems_with(space.sample(rng))] == []

@@ -6,6 +6,7 @@
 import argparse
 import ast
 import csv
+import doctest
 import json
 import re
 import shlex
@@ -22,7 +23,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from orchestrator import catalog, cli, front
+from orchestrator import catalog, cli, derivation, front, sources, wandb_yaml
 from orchestrator import spec as specs
 from orchestrator.space import Space
 from orchestrator.spec import ClassPath, ClassPaths, Spec
@@ -81,7 +82,8 @@ def at_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shown = {
         match[1]: body
         for language in ("yaml", "python")
-        for body in blocks(ROOT / "README.md", language)
+        for page in ("docs/spaces.md", "README.md")
+        for body in blocks(ROOT / page, language)
         if (match := re.match(r"# ([\w/]+\.(?:yaml|py))\n", body))
     }
     assert {"my_sweep.yaml", "search_spaces/mine.yaml"} <= set(shown)
@@ -316,15 +318,53 @@ class TestSpecPage:
             assert missing <= (set() if place else set(nested())), place
 
     def test_parameter_types_are_those_of_spaces(self) -> None:
-        rows = re.findall(r"^\| `(float|int|choice|\w+)` \| (.+?) \| ", text_of(ROOT / "docs/spec.md"), re.MULTILINE)
-        examples = {"low": 1, "high": 8, "step": 2, "log": True, "options": [1, 2]}
-        kinds = {kind: re.findall(r"`(\w+)`", keys) for kind, keys in rows if kind in ("float", "int", "choice")}
-        assert set(kinds) == {"float", "int", "choice"}
+        rows = re.findall(
+            r"^\| `(float|int|choice|fixed)` \| (.+?) \| ", text_of(ROOT / "docs/spaces.md"), re.MULTILINE
+        )
+        examples = {"value": 3, "low": 1, "high": 8, "step": 2, "log": True, "options": [1, 2]}
+        kinds = {kind: re.findall(r"`(\w+)`", keys) for kind, keys in rows}
+        assert set(kinds) == {"float", "int", "choice", "fixed"}
         for kind, keys in kinds.items():
             given = {key: examples[key] for key in keys if key != "step"}
             Space.from_data({"x": {"type": kind, **given}})
             if "step" in keys:
                 Space.from_data({"x": {"type": kind, **given, "log": False, "step": 2}})
+
+
+class TestSpacesPage:
+    PAGE = ROOT / "docs/spaces.md"
+
+    def test_its_spaces_are_some(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = [body for body in blocks(self.PAGE, "yaml") if body.startswith("# search_spaces/")]
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "search_spaces").mkdir()
+        for body in written:
+            (tmp_path / body.partition("\n")[0].removeprefix("# ")).write_text(body, encoding="utf-8")
+        loaded = {path.stem: sources.load_space(path.stem) for path in sorted((tmp_path / "search_spaces").iterdir())}
+        assert len(loaded) == len(written) == 3
+        assert loaded["net"]["optimizer.momentum"].conditions == {"optimizer.name": ("sgd",)}
+        assert len(loaded["constrained"].constraints) == 3
+        kernels = {"kernels_1", "kernels_2", "kernel_size_1", "kernel_size_2"}
+        assert set(loaded["reused"]) == kernels | {"optimizer.lr", "optimizer.weight_decay", "dropout"}
+
+    def test_its_steps_are_those_of_the_code_in_their_order(self) -> None:
+        steps = re.findall(r"^\| (`.+?`) \| ", text_of(self.PAGE).partition("| step,")[2], re.MULTILINE)
+        order = [name for step in steps[: len(derivation.STEPS)] for name in re.findall(r"`(\w+)`", step)]
+        assert order == ["extends", *derivation.STEPS]
+
+    def test_its_python_gives_what_it_shows(self) -> None:
+        tests = doctest.DocTestParser().get_doctest("\n".join(blocks(self.PAGE, "python")), {}, "spaces.md", None, 0)
+        assert len(tests.examples) > 5
+        assert doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL).run(tests).failed == 0
+
+    def test_it_names_every_distribution_and_every_shipped_space(self) -> None:
+        text = text_of(self.PAGE)
+        for name in wandb_yaml.DISTRIBUTIONS:
+            bare = name.removeprefix("q_").removesuffix("_w_probabilities")
+            assert re.search(rf"\b{bare}\b", text), name
+        shipped = [name for name, versions in sources.names().items()
+                   if all(each.path.is_relative_to(ROOT) for each in versions.values())]  # fmt: skip
+        assert [name for name in shipped if f"`{name}`" not in text] == []
 
 
 class TestResultsPage:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import SpaceError
-from orchestrator.space import Choice, Float, Int, Space
+from orchestrator.prior import Beta, Normal
+from orchestrator.space import Choice, Fixed, Float, Int, Space
+
+NOT_PLAIN = "neither null, a bool, a finite number nor text, nor a list or mapping of such; write text"
 
 DATA: dict[str, Any] = {
     "lr": {"type": "float", "low": 1e-4, "high": 0.1, "log": True},
@@ -143,10 +146,45 @@ class TestRules:
             (Choice(["a", "b", "a"]), "has option 'a' more than once; drop one"),
             (Choice([1, True]), "has options 1 and True, which are equal to Optuna; drop one"),
             (Choice([False, 0.0]), "has options False and 0.0, which are equal to Optuna; drop one"),
-            (Choice([[1]]), "has option [1], which is neither null, a bool, a finite number nor text; write text"),
-            (Choice([math.nan]), "has option nan, which is neither null, a bool, a finite number nor text; write text"),
+            (Choice([{1}]), f"has option {{1}}, which is {NOT_PLAIN}"),
+            (Choice([math.nan]), f"has option nan, which is {NOT_PLAIN}"),
+            (Choice([["a", math.inf]]), f"has option ['a', inf], which is {NOT_PLAIN}"),
+            (Choice([{1: "a"}]), f"has option {{1: 'a'}}, which is {NOT_PLAIN}"),
+            (Choice([[1], [1.0]]), "has option [1.0] more than once; drop one"),
+            (Choice([[1], "[1]"]), "has options [1] and '[1]', which are equal to Optuna; drop one"),
+            (Choice([1, 2], default=3), "has default 3, which is not one of its options; available: 1, 2"),
+            (Choice([1, 2], prior=[1]), "has prior [1.0]; give each of its 2 options a weight from 0, not all 0"),
+            (
+                Choice([1, 2], prior=[0, 0]),
+                "has prior [0.0, 0.0]; give each of its 2 options a weight from 0, not all 0",
+            ),
+            (
+                Choice([1, 2], prior=[2, -1]),
+                "has prior [2.0, -1.0]; give each of its 2 options a weight from 0, not all 0",
+            ),
+            (Choice([1, 2], prior={3: 1}), "has prior {3: 1}; give each of its 2 options a weight from 0, not all 0"),
+            (Fixed({1}), "has value {1}, which is no plain value; write null, a bool, a number, text or a list"),
+            (Float(0, 1, default=2), "has default 2.0, which is not a finite number from 0 to 1"),
+            (Int(1, 9, step=2, default=2), "has default 2, which is not a whole number from 1 to 9 in steps of 2"),
+            (Int(1, 9, default=True), "has default True, which is not a whole number from 1 to 9"),
+            (Float(0, 1, prior=Normal(2, 1)), "has a prior around 2, outside 0 to 1; move one of them"),
+            (Float(0, 1, prior=Normal(0.5, 0)), "has a prior of spread 0; give a distance above 0"),
+            (
+                Float(1, 9, log=True, prior=Normal(2, 1)),
+                "has a prior of spread 1; on a log scale the spread is a factor: give one above 1",
+            ),
+            (Float(0, 1, prior=Beta(0, 1)), "has a prior of alpha 0; give a number above 0"),
+            (
+                Float(0, 1, prior={"centre": "x", "spread": 1}),
+                "has a prior of centre 'x', which is not a finite number; write one such as 0.1",
+            ),
+            (Int(0, 9, prior="log"), "has a prior on a log scale, which needs a low above 0, not 0; raise low"),
+            (
+                Float(0, 1, prior={"mean": 1}),
+                "has prior {'mean': 1}; write {centre: 0.1, spread: 0.05}, {alpha: 2, beta: 5} or log",
+            ),
             (Float(0, 1, when="sgd"), "has when 'sgd', which is not a mapping; write one such as {optimizer: sgd}"),
-            (0.1, "is 0.1, which is not a parameter; make it a Float, an Int or a Choice"),
+            (0.1, "is 0.1, which is not a parameter; make it a Float, an Int, a Choice or a Fixed"),
         ],
     )
     def test_a_parameter_that_breaks_one(self, parameter, said):
@@ -166,6 +204,12 @@ class TestRules:
             Choice([True, False]),
             Choice(range(3)),
             Choice(["only"]),
+            Choice([[64, 128], {"depth": 2}, None], default=None, prior=[1, 2, 1]),
+            Choice(["a", "b"], prior={"b": 3, "a": 1}),
+            Float(1e-5, 1, log=True, default=1e-3, prior=Normal(1e-3, 3)),
+            Int(0, 8, step=2, default=4, prior={"alpha": 2, "beta": 5}),
+            Int(8, 256, step=8, prior="log"),
+            Fixed([1, {"a": None}]),
         ],
     )
     def test_a_parameter_that_keeps_them(self, parameter):
@@ -448,11 +492,11 @@ class TestData:
         [
             (0.1, ["is 0.1, which is not a mapping; write one such as {type: float, low: 0.0, high: 1.0}"]),
             (None, ["is None, which is not a mapping; write one such as {type: float, low: 0.0, high: 1.0}"]),
-            ({}, ["has no type; add one of float, int, choice"]),
-            ({"low": 1, "high": 2}, ["has no type; add one of float, int, choice"]),
+            ({}, ["has no type; add one of float, int, choice, fixed"]),
+            ({"low": 1, "high": 2}, ["has no type; add one of float, int, choice, fixed"]),
             ({"type": "flaot", "low": 1}, ["has type 'flaot', which there is none of; did you mean 'float'?"]),
             ({"type": ["int"]}, ["has type ['int'], which there is none of; did you mean 'int'?"]),
-            ({"type": 7}, ["has type 7, which there is none of; available: 'float', 'int', 'choice'"]),
+            ({"type": 7}, ["has type 7, which there is none of; available: 'float', 'int', 'choice', 'fixed'"]),
             (
                 {"type": "int", "low": 1, "hihg": 2},
                 [
@@ -469,7 +513,10 @@ class TestData:
             ),
             (
                 {"options": ["a"], True: 1},
-                ["has a key True, which a parameter of type choice does not take; available: 'options', 'when'"],
+                [
+                    "has a key True, which a parameter of type choice does not take; "
+                    "available: 'options', 'default', 'prior', 'when'"
+                ],
             ),
             ({"options": "a"}, ["has options 'a', which is not a list; write one such as [small, large]"]),
             (
@@ -543,27 +590,6 @@ class TestDigest:
             "momentum": Float(0.0, 0.99, when={"optimizer": ["sgd"]}),
         }
         assert Space(respelt).digest == space.digest
-
-
-@pytest.mark.parametrize(
-    ("parameter", "entry"),
-    [
-        (Float(0, 1), {"distribution": "uniform", "min": 0.0, "max": 1.0}),
-        (Float(1e-4, 0.1, log=True), {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1}),
-        (Float(0, 1, step=0.25), {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}),
-        (Float(0.5, 0.5), {"value": 0.5}),
-        (Int(1, 8), {"distribution": "int_uniform", "min": 1, "max": 8}),
-        (Int(16, 64, step=16), {"distribution": "q_uniform", "min": 16, "max": 64, "q": 16}),
-        (Int(1, 256, log=True), {"distribution": "q_log_uniform_values", "min": 1, "max": 256, "q": 1}),
-        (Int(3, 3), {"value": 3}),
-        (Choice(["sgd", None, True]), {"values": ["sgd", None, True]}),
-        (Float(0, 1, when={"flag": True}), {"distribution": "uniform", "min": 0.0, "max": 1.0}),
-    ],
-)
-def test_wandb(parameter, entry):
-    compiled = Space({"model.x": parameter, "flag": Choice([True, False])}).to_wandb()
-    assert compiled == {"model.x": entry, "flag": {"values": [True, False]}}
-    assert json.loads(json.dumps(compiled)) == compiled
 
 
 class TestGrid:

@@ -93,8 +93,8 @@ class TestValues:
                          " digit"),
             ("trainable=3", "trainable is 3; a trainable is a name, package.module:NAME, or class paths under 'model'"
                             " and 'data'"),
-            ("space=3", "space is 3; a space is a name, a YAML file, package.module:NAME, or a mapping from name to"
-                        " parameter"),
+            ("space=3", "space is 3; a space is a name, a YAML file, a URL, package.module:NAME, or a mapping from name"
+                        " to parameter"),
             ("budget.trials=0", "budget.trials is 0; input should be greater than or equal to 1"),
             ("budget.trials=true", "budget.trials is True; write a number"),
             ("budget.trials=1.5", "budget.trials is 1.5; input should be a valid integer, got a number with a"

@@ -1,0 +1,1 @@
+"""Spaces of optimizers and their schedules."""

@@ -1,0 +1,1 @@
+"""Spaces of networks for images."""
