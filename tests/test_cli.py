@@ -200,3 +200,111 @@ def test_listings_name_and_describe(capsys: pytest.CaptureFixture[str], kind: st
     assert code == 0
     assert all(len(line.split(maxsplit=1)) == 2 for line in out.splitlines())
     assert "\ndigits" in f"\n{out}"
+
+
+class TestSpaces:
+    """The verb `spaces`, on the shipped spaces and on the sweep of the fixture."""
+
+    @pytest.fixture
+    def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "search_spaces").mkdir()
+        (tmp_path / "search_spaces/own.yaml").write_text("# One's own\nlr: {type: float, low: 0, high: 1}\n")
+        (tmp_path / "search_spaces/own@2.yaml").write_text("extends: own@1\nnarrow: {lr: {high: 0.5}}\n")
+        (tmp_path / "search_spaces/bad.yaml").write_text("lr: {type: flaot}\n")
+        return tmp_path
+
+    @pytest.mark.usefixtures("here")
+    def test_list_and_show(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, listed, _ = run(capsys, "spaces", "list")
+        assert code == 0
+        assert listed == run(capsys, "spaces")[1]
+        assert re.search(r"^own@1,2 +$|^own@1,2$", listed, re.MULTILINE)
+        code, shown, _ = run(capsys, "spaces", "show", "own")
+        assert code == 0
+        assert shown.splitlines()[0] == "lr  0 to 0.5"
+        assert "1 parameters, digest " in shown
+        assert "  own@2 (" in shown
+        assert "    narrow lr: 0 to 1 -> 0 to 0.5" in shown
+
+    @pytest.mark.usefixtures("here")
+    def test_validate_says_every_mistake(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capsys, "spaces", "validate", "own", "bad", "onw", "own@1")
+        assert code == 2
+        assert [line.partition(",")[0] for line in out.splitlines()] == ["valid: own", "valid: own@1"]
+        assert "error: bad: space: 'lr' has type 'flaot'" in err
+        assert "error: onw: no search space 'onw'; did you mean 'own'?" in err
+        (Path("search_spaces") / "never.yaml").write_text(
+            "parameters: {a: {type: int, low: 1, high: 2}}\nconstraints: ['a > 2']\n"
+        )
+        code, _, err = run(capsys, "spaces", "validate", "never")
+        assert code == 2
+        assert "none of 10000 configurations drawn fulfils 'a > 2'" in err
+
+    def test_diff_of_spaces_and_of_sweeps(
+        self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder, here: Path
+    ) -> None:
+        assert run(capsys, "spaces", "diff", "own@1", "search_spaces/own.yaml")[0] == 0
+        code, out, _ = run(capsys, "spaces", "diff", "own@1", "own@2")
+        assert code == 1
+        assert out.splitlines()[1:] == ["~ lr: 0 to 1 -> 0 to 0.5"]
+        code, out, _ = run(capsys, "spaces", "diff", "small", sweep.show("").rstrip("/"))
+        assert code == 0
+        assert out.startswith("the same space: 1 parameters, digest ")
+        code, out, _ = run(capsys, "spaces", "diff", "small", "own")
+        assert code == 1
+        assert "~ lr: 0.1, 0.2 -> 0 to 0.5" in out
+        code, _, err = run(capsys, "spaces", "diff", "smal", "own")
+        assert code == 2
+        assert "no search space 'smal'" in err
+        assert "no sweep 'smal' in ./results; did you mean 'small'?" in err
+
+    @pytest.mark.usefixtures("here")
+    def test_export_and_back(self, capsys: pytest.CaptureFixture[str]) -> None:
+        for form, name in (("yaml", "again.yaml"), ("wandb", "theirs.yaml"), ("json", "json.yaml")):
+            code, out, _ = run(capsys, "spaces", "export", "own", "--to", form)
+            assert code == 0
+            Path(name).write_text(out)
+            assert run(capsys, "spaces", "diff", "own", name)[0] == 0
+        code, out, _ = run(capsys, "spaces", "export", "own", "--to", "optuna")
+        assert json.loads(out)["lr"]["name"] == "FloatDistribution"
+
+    @pytest.mark.parametrize("form", ["wandb", "optuna"])
+    def test_export_says_what_would_be_lost(self, capsys: pytest.CaptureFixture[str], here: Path, form: str) -> None:
+        (here / "rich.yaml").write_text(
+            "parameters:\n"
+            "  a: {options: {x: {b: {type: float, low: 0, high: 1}}, y: {}}, default: x}\n"
+            "  c: {type: float, low: 0, high: 1, prior: {centre: 0.5, spread: 0.1}}\n"
+            "constraints: [b <= c]\n"
+        )
+        code, out, err = run(capsys, "spaces", "export", "rich.yaml", "--to", form)
+        assert (code, out) == (2, "")
+        for said in (
+            "'b' is only active when a is x",
+            "'a' has a default, 'x'",
+            "'c' has a prior",
+            "constraint 'b <= c'",
+        ):
+            assert said in err
+        code, out, _ = run(capsys, "spaces", "export", "rich.yaml", "--to", form, "--lossy")
+        assert code == 0
+        assert "b" in out
+
+
+def test_resume_notices_that_the_space_changed(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, tmp_path: Path
+) -> None:
+    from orchestrator import sources
+
+    (tmp_path / "space.yaml").write_text("lr: {options: [0.1, 0.2]}\n")
+    spec = Spec.from_yaml(sweep.read_text("sweep.yaml"))
+    written = spec.model_copy(update={"space": sources.written_out("space.yaml")})
+    sweep.write_text("sweep.yaml", written.to_yaml())
+    (tmp_path / "space.yaml").write_text("lr: {options: [0.1, 0.2, 0.3]}\n")
+    code, _, err = run(capsys, "resume", "small")
+    assert code == 2
+    assert "space.yaml has changed since the sweep began: its digest was " in err
+    assert "~ lr: 0.1, 0.2 -> 0.1, 0.2, 0.3" in err
+    assert "--as-recorded goes on with the space as it was" in err
+    code, _, err = run(capsys, "resume", "small", "goal=minimize", "--as-recorded")
+    assert err == "error: goal is part of what the sweep is, and stays; start a new sweep for another\n"
