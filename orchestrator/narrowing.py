@@ -13,7 +13,7 @@ from orchestrator.parameter import UNSET, Choice, Parameter, read_parameter
 def narrowed_by(parameter: Parameter, change: Any) -> tuple[Parameter, list[str]]:
     """A parameter after a change, and why that is no narrowing, as phrases."""
     if isinstance(change, list | tuple):
-        change = {"options": change}
+        change = {"options": change} if isinstance(parameter, Choice) else Choice(change)
     if isinstance(change, Mapping) and change.keys() & {"type", "value"}:
         change, phrases = read_parameter(change)
         if change is None or phrases:

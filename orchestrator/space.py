@@ -24,7 +24,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self, cast
 
@@ -44,7 +44,7 @@ MAX_DRAWS = 10_000
 """How often `Space.sample` draws before it gives up on the constraints."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Space(Mapping[str, Parameter]):
     """Names and their parameters, in an order where those that a condition is on come first, stable otherwise.
 
@@ -61,20 +61,26 @@ class Space(Mapping[str, Parameter]):
     """
 
     parameters: Mapping[str, Parameter]
-    constraints: Sequence[Constraint] = ()
-    origin: tuple[str, ...] = field(default=(), kw_only=True)
+    constraints: tuple[Constraint, ...]
+    origin: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.parameters, Mapping):
-            raise SpaceError(not_a_mapping(self.parameters))
-        flat, brought, found = expand(self.parameters)
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        constraints: Iterable[str | Constraint] = (),
+        *,
+        origin: Iterable[str] = (),
+    ) -> None:
+        if not isinstance(parameters, Mapping):
+            raise SpaceError(not_a_mapping(parameters))
+        flat, brought, found = expand(parameters)
         found += problems(flat)
-        constraints = tuple(dict.fromkeys([*map(as_constraint, self.constraints), *brought]))
-        found = found or list(constraint_problems(constraints, flat))
+        between = tuple(dict.fromkeys([*map(as_constraint, constraints), *brought]))
+        found = found or list(constraint_problems(between, flat))
         if found:
             raise SpaceError(found)
         ordered, _ = parents_first(flat)
-        settle(self, parameters=MappingProxyType(ordered), constraints=constraints, origin=tuple(self.origin))
+        settle(self, parameters=MappingProxyType(ordered), constraints=between, origin=tuple(origin))
 
     def __getitem__(self, name: str) -> Parameter:
         return self.parameters[name]
@@ -126,7 +132,7 @@ class Space(Mapping[str, Parameter]):
             unread = [name for name in read if name not in parameters]
             flat, _, wrong = expand(parameters)
             raise SpaceError([*found, *wrong, *problems(flat, unread)])
-        space = cls(parameters, list(map(as_constraint, constraints)), origin=tuple(data.get("origin") or ()))
+        space = cls(parameters, constraints, origin=data.get("origin") or ())
         if "digest" in data and data.keys() & set(SECTIONS) and data["digest"] != space.digest:
             raise SpaceError(
                 f"space: its digest is {space.digest}, not {data['digest']} as it says: it was changed since that was "
@@ -390,17 +396,16 @@ class Space(Mapping[str, Parameter]):
         Raises:
             SpaceError: a name is not there, or the new one is taken.
         """
-        groups = {name.rpartition(".")[0][:cut] for name in self for cut in range(1, len(name))} if names else set()
-        known = {*self, *groups}
-        if found := [f"space: there is no parameter or group {old!r}; {hint(old, list(self))}"
-                     for old in names if old not in known]:  # fmt: skip
-            raise SpaceError(found)
+        unknown = [old for old in names if not any(f"{name}.".startswith(f"{old}.") for name in self)]
+        if unknown:
+            raise SpaceError(
+                [f"space: there is no parameter or group {old!r}; {hint(old, list(self))}" for old in unknown]
+            )
+        longest_first = sorted(names, key=len, reverse=True)
 
         def new_name(name: str) -> str:
-            for old, new in names.items():
-                if name == old or name.startswith(f"{old}."):
-                    return f"{new}{name[len(old) :]}"
-            return name
+            old = next((old for old in longest_first if f"{name}.".startswith(f"{old}.")), None)
+            return name if old is None else f"{names[old]}{name[len(old) :]}"
 
         return self._renamed(new_name, self._after("rename", [f"{old} -> {new}" for old, new in names.items()]))
 

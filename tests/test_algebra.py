@@ -53,7 +53,7 @@ class TestNarrow:
         assert "momentum" not in narrowed.narrow({"optimizer": ["lion"]})
 
     def test_what_still_fits_stays(self, space):
-        narrowed = space.narrow({"lr": {"high": 0.01}, "optimizer": ["adamw", "sgd"], "depth": Choice([2, 4])})
+        narrowed = space.narrow({"lr": {"high": 0.01}, "optimizer": ["adamw", "sgd"], "depth": [2, 4]})
         assert narrowed["lr"] == Float(1e-4, 0.01, log=True, default=1e-3, prior=Normal(1e-3, 3))
         assert narrowed["optimizer"] == Choice(["adamw", "sgd"], default="adamw", prior=[2, 1])
         assert narrowed["depth"] == Choice([2, 4])
@@ -135,14 +135,16 @@ class TestNames:
             "model.lr * model.depth <= 0.5",
             "model.momentum <= 0.9 or model.depth < 4",
         ]
-        assert nested.rename({"model": "net", "model.lr": "never"}) == space.nest("net")
-        assert nested.rename({"model.lr": "lr", "model": "net"})["lr"] == space["lr"]
+        assert nested.rename({"model": "net"}) == space.nest("net")
+        for names in ({"model.lr": "lr", "model": "net"}, {"model": "net", "model.lr": "lr"}):
+            assert nested.rename(names) == space.nest("net").rename({"net.lr": "lr"})
 
     @pytest.mark.parametrize(
         ("names", "said"),
         [
             ({"lr": "depth"}, "would become 'depth', which is taken; choose another name"),
             ({"l": "x"}, "there is no parameter or group 'l'; "),
+            ({"dep": "x"}, "there is no parameter or group 'dep'; did you mean 'depth'?"),
             ({"lr": "2x"}, "'2x' is not a name; "),
         ],
     )
