@@ -5,7 +5,7 @@
     ledger.journal        the Optuna study, the record of everything
     results.json, .csv    made from the ledger at every change of state
     sweep.log             what the libraries had to say
-    trials/<number>/      checkpoints, `epoch-0003.ckpt`
+    trials/<number>/      checkpoints, `epoch-0003.ckpt`; `model.onnx` where it was exported
     wandb/                the W&B runs of every trial, as the SDK lays them out
     ray/                  Ray's own files
 """
@@ -188,6 +188,10 @@ class SweepFolder:
     def checkpoint(self, number: int, epoch: int) -> str:
         """The path, relative to the folder, of a trial's checkpoint at the end of an epoch."""
         return f"trials/{number}/epoch-{epoch:04d}.ckpt"
+
+    def onnx(self, number: int) -> str:
+        """The path, relative to the folder, of a trial's model as ONNX."""
+        return f"trials/{number}/model.onnx"
 
     def checkpoints(self, number: int) -> dict[int, str]:
         """A trial's checkpoints by epoch, oldest first."""

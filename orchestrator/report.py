@@ -77,7 +77,7 @@ def page(
 
 
 def _part(name: str) -> str:
-    return resources.files("orchestrator").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("orchestrator").joinpath("report_page", name).read_text(encoding="utf-8")
 
 
 def _subtitle(spec: Spec, records: Sequence[TrialRecord]) -> str:

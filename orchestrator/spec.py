@@ -226,6 +226,8 @@ class Spec(_Section):
     failures: Failures = Failures()
     tracking: Tracking = Tracking()
     checkpoints: Checkpoints = Checkpoints()
+    export: Literal["onnx"] | None = None
+    """Once the sweep has finished, export its winner, checked, as `trials/NUMBER/model.onnx`."""
     trainer: dict[str, Any] = {}
     """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`."""
     storage: str = Field(default=DEFAULT_STORAGE, min_length=1)

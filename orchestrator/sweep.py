@@ -247,6 +247,8 @@ class Sweep:
         best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
         if self.status is Status.FINISHED and best and best.checkpoint and self.spec.checkpoints.keep != "none":
             self._change_run("crown", best.number, best.checkpoint)
+        if self.status is Status.FINISHED and best and self.spec.export:
+            self._export(best)
         self._close_runs(all_of_them=True)
         for number, call in self._changing:
             try:
@@ -256,6 +258,15 @@ class Sweep:
         self._write()
         if self._why is not None:
             raise self._why
+
+    def _export(self, winner: TrialRecord) -> None:
+        """Export the winner; a model that cannot be exported has been found all the same."""
+        try:
+            ray.get(_export_winner.remote(self.spec.to_yaml(), winner))
+        except RayError as exc:
+            self._view.notice(
+                f"trial {winner.number} is not exported: {first_line(getattr(exc, 'cause', None) or exc)}"
+            )
 
     # W&B: in processes of their own, because the SDK leaves a service and environment variables behind.
 
@@ -356,6 +367,14 @@ def _create_wandb_sweep(spec_text: str, parameters: dict[str, Any]) -> str:
 
     spec = Spec.from_yaml(spec_text)
     return tracker.create_sweep(spec, parameters, SweepFolder(spec.storage, spec.name or ""))
+
+
+@ray.remote(num_cpus=0)
+def _export_winner(spec_text: str, winner: TrialRecord) -> None:
+    from orchestrator import export
+
+    spec = Spec.from_yaml(spec_text)
+    export.to_onnx(spec, SweepFolder(spec.storage, spec.name or ""), winner)
 
 
 @ray.remote(num_cpus=0)

@@ -41,12 +41,14 @@ WORKERS = {"slot", "worker", "attempt", "watch", "tracker", "process_group", *LO
 # What each vendor may be imported by, at all.
 VENDORS = {
     "optuna": {"ledger", "importance", "distributions"},
-    "wandb": {"tracker"},
+    "wandb": {"tracker", "workspace"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
     "rich": {"progress"},
     "plotly": {"report"},
-    "torch": {"worker", "attempt", "process_group", "spot", *LOOPS},
+    "wandb_workspaces": {"workspace"},
+    "onnxruntime": {"export"},
+    "torch": {"worker", "attempt", "process_group", "spot", "export", *LOOPS},
     "lightning": {"worker", "attempt", "tracker", *LOOPS},
     "ray": {
         "sweep",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,13 @@ class TestPage:
         )
         assert "default-src 'none'" in page
         assert len(page) < 5e6
+
+    def test_its_commands_are_commands(self, made: tuple[SweepFolder, Spec], ledger: Ledger) -> None:
+        page = report.page(made[1], made[0], ledger.records, {}, Status.FINISHED)
+        commands = [shlex.split(html.unescape(found)) for found in re.findall(r"<code>(.*?)</code>", page)]
+        assert [command[3] for command in commands] == ["replay", "best"]
+        for command in commands:
+            cli.make_parser().parse_args(command[3:])
 
     def test_what_the_user_wrote_is_text(self, tmp_path: Path) -> None:
         evil = "<script>alert(1)</script>"

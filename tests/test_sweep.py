@@ -36,12 +36,13 @@ def offline_runs(folder: Path, name: str) -> list[str]:
 
 
 def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
-    printed = lone_sweeps.run("search", "name=first", "budget.trials=4", "search.seed=0")
+    printed = lone_sweeps.run("search", "name=first", "budget.trials=4", "search.seed=0", "export=onnx")
     results = lone_sweeps.results("first")
     assert results["status"] == "finished"
     assert [trial["number"] for trial in results["trials"]] == [0, 1, 2, 3]
     assert results["best"]["value"] > 0.9
     assert Path(results["best"]["checkpoint"]).is_file()
+    assert Path(results["best"]["checkpoint"]).with_name("model.onnx").is_file()
     assert offline_runs(lone_sweeps.folder, "first").count("first-0") >= 1
     for said in ("4/4 trials", "best: trial", results["best"]["checkpoint"], "results.json", "wandb sync"):
         assert said in printed

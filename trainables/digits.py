@@ -47,6 +47,7 @@ class DigitsNet(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.example_input_array = torch.zeros(1, 1, 8, 8)
         build: Callable[..., Optimizer]
         match optimizer:
             case "sgd":

@@ -217,6 +217,7 @@ class _State:
     runs: dict[str, Run] = field(default_factory=dict)
     artifacts: dict[str, list[ArtifactVersion]] = field(default_factory=dict)
     projects: set[tuple[str, str]] = field(default_factory=set)
+    views: list[dict[str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -484,6 +485,9 @@ class _Queries:
             "project": lambda a: self.project(a.get("entityName"), a["name"]),
             "model": lambda a: self.project(a.get("entityName"), a["name"]),
             "entity": lambda a: self.entity(a["name"]),
+            "models": lambda a: _connection(
+                [self.project(*found) or {} for found in sorted(state.projects) if found[0] == a["entityName"]], a
+            ),
             "artifact": lambda a: self.artifact(state.version_by_id(a["id"])),
         }
 
@@ -522,6 +526,9 @@ class _Queries:
             "internalId": _node_id("ProjectInternalId", 1),
             "name": name,
             "entityName": entity,
+            "createdAt": "2026-01-01T00:00:00",
+            "isBenchmark": False,
+            "user": None,
             "readOnly": False,
             "entity": lambda a: self.entity(entity),
             "run": lambda a: _maybe(self.run, self._state.find_run(entity, name, a["name"])),
@@ -810,6 +817,7 @@ class _Mutations:
                 "commitArtifact": self._commit_artifact,
                 "useArtifact": self._use_artifact,
                 "linkArtifact": self._link_artifact,
+                "upsertView": self._upsert_view,
                 "updateArtifact": self._update_artifact,
                 "addAliases": self._add_aliases,
                 "deleteAliases": self._delete_aliases,
@@ -866,6 +874,15 @@ class _Mutations:
         run.sweep_id = sweep_id
         sweep.run_ids.append(run.id)
         sweep.state = "RUNNING" if sweep.state == "PENDING" else sweep.state
+
+    def _upsert_view(self, given: Arguments) -> Node:
+        """Save a workspace's view or a report (wandb_workspaces/workspaces/internal.py, reports/v2/gql.py)."""
+        entity, project = given["entityName"], given["projectName"]
+        if (entity, project) not in self._state.projects:
+            raise _Refusal(404, f"project {entity}/{project} not found")
+        view = {**given, "id": _node_id("View", next(self._state.numbers)), "updatedAt": _now()}
+        self._state.views.append(view)
+        return {"view": {**view, "project": self._queries.project(entity, project)}, "inserted": True}
 
     def _create_run_files(self, given: Arguments) -> Node:
         """Hand out an upload address for each file of a run."""
@@ -1218,6 +1235,11 @@ class WandbServer:
     def artifacts(self) -> dict[str, list[ArtifactVersion]]:
         """Versions by the name of their collection, oldest first, uncommitted ones included."""
         return dict(self._state.artifacts)
+
+    @property
+    def views(self) -> list[dict[str, Any]]:
+        """Saved workspace views and reports, oldest first, as they were sent; `spec` is JSON."""
+        return list(self._state.views)
 
     @property
     def unknown(self) -> list[str]:
