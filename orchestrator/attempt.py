@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 
 from orchestrator import ranking, scaling
+from orchestrator.checkpoint import Writer
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
 from orchestrator.folder import SweepFolder
@@ -63,6 +65,12 @@ class Attempt:
         """Of the checkpoint to go on from."""
         self.logged: Iterable[str] = ()
         """Names of what was logged, for the message that says that the sweep's metric is not among them."""
+        self._writer = Writer(folder, scratch)
+        self._written: Future[None] | None = None
+        self._answer: Future[Verdict] | None = None
+        self._waiting: Report | None = None
+        self.handover = scratch / "handover.ckpt"
+        """Where a loop saves to; what `take` is given instead is written where it belongs."""
         self.stopped = False
         """Whether the trial is to train no further."""
 
@@ -127,6 +135,28 @@ class Attempt:
         if not self.stopped and (outcome := self.watch.interrupted) is not None:
             self._stop(outcome)
 
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Be handed a checkpoint over, on rank 0, by what `report` calls to save it."""
+        self._written, self._handed_over = self._writer.write(state, self._path), True
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Obey the verdict on the last epoch, where its checkpoint took so long that training went on without.
+
+        Args:
+            wait: until there is one.
+        """
+        if self._waiting is None:
+            return
+        verdict: Verdict | None = None
+        if self._answer is not None and (wait or self._answer.done()):
+            with self.watch.paused():
+                verdict = self._answer.result()
+        with self.watch.paused():
+            verdict = self.broadcast(verdict)
+        if verdict is not None:
+            report, self._waiting, self._answer = self._waiting, None, None
+            self._obey(verdict, report)
+
     def report(
         self, metrics: Mapping[str, float], *, epoch: int, save: Callable[[Path], None], final: bool = False
     ) -> None:
@@ -135,12 +165,15 @@ class Attempt:
         Args:
             metrics: rank 0's count: ranks that judged for themselves could part, and wait for each other.
             epoch: how many are done, this one included.
-            save: writes the checkpoint, `record` in it, to a path; called on all ranks, only rank 0's file counts.
+            save: saves the checkpoint, `record` in it, to `handover`; called on all ranks, only rank 0's counts.
             final: whether the trial is over with this epoch.
 
         Raises:
             SpecError: the sweep's metric is not among the metrics.
         """
+        self.settle(wait=True)
+        if self.stopped:  # at the end of the epoch before: this one does not count
+            return
         metrics = self.broadcast(metrics)
         value = metrics.get(self.spec.metric)
         if value is None:
@@ -166,11 +199,12 @@ class Attempt:
         self._hand_in(report, final=final)
 
     def _save(self, epoch: int, save: Callable[[Path], None]) -> None:
-        if self.rank == 0:
-            with self._folder.writing(self._folder.checkpoint(self.job.number, epoch), self.scratch) as local:
-                save(local)
-        else:
-            save(self.scratch / "unused.ckpt")
+        self._path, self._handed_over = self._folder.checkpoint(self.job.number, epoch), False
+        self._written = None
+        save(self.handover)
+        if self.rank == 0 and not self._handed_over:  # by a strategy that writes by itself
+            self._folder.upload(self.handover, self._path)
+            self.handover.unlink()
 
     def _hand_in(self, report: Report, *, final: bool) -> None:
         """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end."""
@@ -178,11 +212,25 @@ class Attempt:
         if final:
             self._unsent, self.stopped = report, True
             return
-        verdict = Verdict.CONTINUE
+        verdict: Verdict | None = None
         with self.watch.paused():
-            if self.rank == 0:
+            if self.rank == 0 and self._written is not None:
+                self._answer = self._writer.then(partial(self._report_written, self._written, report))
+            elif self.rank == 0:
                 verdict = self._say("report", report)
-            verdict = Verdict(self.broadcast(verdict))
+            verdict = self.broadcast(verdict)
+        if verdict is None:
+            self._waiting = report
+        else:
+            self._obey(verdict, report)
+
+    def _report_written(self, written: Future[None], report: Report) -> Verdict:
+        """In the writer's thread: what a report names is there before it is handed in."""
+        written.result()
+        verdict: Verdict = self._say("report", report)
+        return verdict
+
+    def _obey(self, verdict: Verdict, report: Report) -> None:
         if verdict is not Verdict.CONTINUE:
             self._stop(ENDS_AS[verdict])
         elif self.rank == 0 and self.spec.checkpoints.keep != "all":
@@ -215,6 +263,13 @@ class Attempt:
         Raises:
             SpecError: the trial is over and has never reported.
         """
+        with self.watch.paused():
+            self._writer.close()
+        if self._written is not None:
+            self._written.result()
+        # Not agreed on with the other ranks: of one that was interrupted in mid-step, these may not be listening.
+        if self._answer is not None and (verdict := self._answer.result()) is not Verdict.CONTINUE:
+            self._stop(ENDS_AS[verdict])
         if self._outcome is Outcome.COMPLETE and self._last is None:
             raise self._nothing_reported()
         kept = self._tidy() if self.rank == 0 else {}

@@ -37,7 +37,7 @@ SPACES = {
 VOCABULARY = {"errors", *SPACES, "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
 RULES = {"failures", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
-WORKERS = {"slot", "worker", "attempt", "watch", "tracker", "process_group", *LOOPS}
+WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.
 VENDORS = {
     "optuna": {"ledger", "importance", "distributions"},
@@ -48,8 +48,8 @@ VENDORS = {
     "plotly": {"report"},
     "wandb_workspaces": {"workspace"},
     "onnxruntime": {"export"},
-    "torch": {"worker", "attempt", "process_group", "spot", "export", *LOOPS},
-    "lightning": {"worker", "attempt", "tracker", *LOOPS},
+    "torch": {"worker", "attempt", "checkpoint", "process_group", "spot", "export", *LOOPS},
+    "lightning": {"worker", "attempt", "checkpoint", "tracker", *LOOPS},
     "ray": {
         "sweep",
         "again",

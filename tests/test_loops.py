@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
-from orchestrator import Trainable
+from orchestrator import Trainable, checkpoint
 from orchestrator.attempt import Attempt
+from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.loops.lightning import Loop
 from orchestrator.messages import Ended, Job, Outcome, Report, Verdict
@@ -92,6 +94,7 @@ def train(
 
     def say(method: str, *args: Any) -> Any:
         if method == "report":
+            assert (folder / "x" / args[0].checkpoint).is_file()  # what a report names is there
             reports.append(args[0])
             return verdict(args[0])
         return None
@@ -148,3 +151,55 @@ class TestGoingOn:
     def test_the_same_seed_gives_the_same_curve(self, tmp_path: Path) -> None:
         first, second = (train(tmp_path / name, Trainable(model=Drawing), go_on)[0] for name in ("first", "second"))
         assert curves(first) == curves(second)
+
+
+class TestLargeCheckpoints:
+    """They are written while training goes on."""
+
+    @pytest.fixture
+    def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        """Every checkpoint counts as large; writing one waits for this."""
+        released = threading.Event()
+        write = checkpoint.Writer._write
+        monkeypatch.setattr(checkpoint, "LARGE", 0)
+        monkeypatch.setattr(checkpoint.Writer, "_write", lambda *args: (released.wait(60), write(*args))[1])
+        yield released
+        released.set()
+
+    def test_training_goes_on_and_the_curve_is_the_same(self, tmp_path: Path, held: threading.Event) -> None:
+        ended_epochs = []
+
+        class Telling(Drawing):
+            def on_train_batch_end(self, *args: Any) -> None:
+                if self.global_step == 5:  # in the second epoch, and the first one's checkpoint is not written
+                    ended_epochs.append(len(list((tmp_path / "large").rglob("epoch-*.ckpt"))))
+                    held.set()
+
+        large, ended = train(tmp_path / "large", Trainable(model=Telling), go_on)
+        assert ended_epochs == [0]
+        assert [report.epoch for report in large] == [1, 2, 3, 4, 5]
+        assert ended.outcome is Outcome.COMPLETE
+        whole = {path.name for path in (tmp_path / "large").rglob("*.ckpt")}
+        assert whole == {f"epoch-{epoch:04d}.ckpt" for epoch in range(1, 6)}
+        small, _ = train(tmp_path / "small", Trainable(model=Drawing), go_on)
+        assert curves(large) == curves(small)
+        again = torch.load(tmp_path / "large" / "x" / str(large[1].checkpoint), weights_only=True)
+        same = torch.load(tmp_path / "small" / "x" / str(small[1].checkpoint), weights_only=True)
+        assert all(torch.equal(again["state_dict"][name], same["state_dict"][name]) for name in same["state_dict"])
+
+    def test_a_verdict_that_comes_late_is_obeyed(self, tmp_path: Path, held: threading.Event) -> None:
+        held.set()
+        reports, ended = train(
+            tmp_path, Trainable(model=Drawing), lambda report: Verdict.PRUNE if report.epoch == 2 else Verdict.CONTINUE
+        )
+        assert [report.epoch for report in reports] == [1, 2]
+        assert ended.outcome is Outcome.PRUNED
+
+    def test_a_disk_that_is_full_fails_the_trial(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*args: Any) -> None:
+            raise StorageError("no space left")
+
+        monkeypatch.setattr(checkpoint, "LARGE", 0)
+        monkeypatch.setattr(checkpoint.Writer, "_write", full)
+        with pytest.raises(StorageError, match="no space left"):
+            train(tmp_path, Trainable(model=Drawing), go_on)

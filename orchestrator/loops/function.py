@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from orchestrator import catalog
 from orchestrator.attempt import Attempt
+from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD, Context
 from orchestrator.errors import SpecError
 from orchestrator.trainable import TrainFunction
@@ -87,13 +88,14 @@ class FunctionContext(Context):
             if self._fabric is not None:
                 self._fabric.save(path, state)  # a collective, which takes modules and optimizers as they are
             elif self.rank == 0:
-                torch.save(state, path)
+                self._attempt.take(state)
 
         numbers = {name: float(value) for name, value in metrics.items()}
         self._attempt.report(numbers, epoch=epoch, save=save, final=epoch >= self.max_epochs)
 
     def should_stop(self) -> bool:
         """Whether to return now; see `Context`."""
+        self._attempt.settle()
         self._attempt.beat()
         return self._attempt.stopped
 
@@ -126,6 +128,7 @@ class FunctionContext(Context):
                 "precision": self.resources.precision,
                 "strategy": self._strategy(),
                 "loggers": [logger] if logger else None,
+                "plugins": [Handover(self._attempt.handover, self._attempt.take)],
                 **arguments,
             }
         )

@@ -18,8 +18,10 @@ from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnv
 
 from orchestrator import catalog
 from orchestrator.attempt import Attempt
+from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
+from orchestrator.spec import STRATEGIES
 from orchestrator.trainable import Trainable
 
 
@@ -82,11 +84,14 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
         "callbacks": [ours],
         "logger": attempt.tracker.logger() or False,
         "default_root_dir": str(attempt.scratch),
+        "plugins": [Handover(attempt.handover, attempt.take)],
     }
     # One worker, too, gets its data by way of DDP's sampler where it is to see the batches that several would.
     if attempt.world_size > 1 or resources.strategy != "auto" or spec.training.batch_size == "global":
         strategy, environment = _strategy(resources.strategy), RayLightningEnvironment()
-        arguments |= {"strategy": strategy, "plugins": [environment], "devices": "auto"}
+        # A strategy of the user's may write checkpoints in a way of its own.
+        plugins = arguments["plugins"] if resources.strategy in STRATEGIES else []
+        arguments |= {"strategy": strategy, "plugins": [*plugins, environment], "devices": "auto"}
     return pl.Trainer(**arguments)
 
 
@@ -156,13 +161,14 @@ class Reporter(Checkpoint):
 
     def on_train_batch_start(self, *args: Any) -> None:
         """A step begins: leave, if the sweep was interrupted."""
-        self._attempt.beat()
-        if self._attempt.stopped:
-            raise Interrupted
+        self._attempt.settle()
+        self.on_validation_batch_start()
 
     def on_validation_batch_start(self, *args: Any) -> None:
         """A step begins."""
-        self.on_train_batch_start()
+        self._attempt.beat()
+        if self._attempt.stopped:
+            raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checkpoint and report the epoch, and do as the scheduler says."""
