@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -16,14 +17,15 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
-from orchestrator import Trainable, checkpoint
+from orchestrator import Trainable, catalog, checkpoint
 from orchestrator.attempt import Attempt
-from orchestrator.errors import StorageError
+from orchestrator.errors import SpecError, StorageError
 from orchestrator.folder import SweepFolder
-from orchestrator.loops.lightning import Loop
+from orchestrator.loops.function import FunctionContext
 from orchestrator.messages import Ended, Job, Outcome, Report, Verdict
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
+from orchestrator.trainable import AnyTrainable
 
 
 class Drawing(pl.LightningModule):
@@ -60,6 +62,28 @@ class Drawing(pl.LightningModule):
         return DataLoader(TensorDataset(torch.ones(4, 4)), batch_size=4)
 
 
+class Noise:
+    """Eight small images in place of CIFAR-10."""
+
+    classes = tuple(range(10))
+
+    def __init__(self, **_: Any) -> None:
+        images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        self.data = TensorDataset(images, torch.arange(8))
+
+    def prepare_data(self) -> None:
+        pass
+
+    def setup(self, stage: str) -> None:
+        pass
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=4, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=4)
+
+
 class Calm:
     """A watch that sees nothing."""
 
@@ -79,13 +103,13 @@ def quiet(recwarn: pytest.WarningsRecorder) -> None:
 
 
 def train(
-    folder: Path, trainable: Trainable, verdict: Callable[[Report], Verdict], **job: Any
+    folder: Path, trainable: AnyTrainable, verdict: Callable[[Report], Verdict], **more: Any
 ) -> tuple[list[Report], Ended]:
     """Train trial 0 of a sweep in a folder; what it reported, and how it ended."""
     spec = Spec.model_validate(
         {"name": "x", "trainable": "x", "space": {}, "metric": "val/loss", "goal": "minimize",
          "storage": str(folder), "schedule": {"max_epochs": 5}, "tracking": {"mode": "disabled"},
-         "checkpoints": {"keep": "all"}}
+         "checkpoints": {"keep": "all"}, **more}
     )  # fmt: skip
     sweep = SweepFolder(spec.storage, "x")
     scratch = folder / "scratch"
@@ -101,10 +125,10 @@ def train(
 
     pl.seed_everything(7, workers=True, verbose=False)
     attempt = Attempt(
-        job=Job(number=0, params={}, seed=7, **job), spec=spec, folder=sweep, rank=0, world_size=1, slot="s",
+        job=Job(number=0, params={}, seed=7), spec=spec, folder=sweep, rank=0, world_size=1, slot="s",
         tracker=Tracker(spec, sweep, None, 0, print), watch=Calm(), say=say, scratch=scratch,  # type: ignore[arg-type]
     )  # fmt: skip
-    Loop().fit(trainable, attempt)
+    importlib.import_module(trainable.loop).Loop().fit(trainable, attempt)
     ended = attempt.finish()
     return [*reports, *([ended.report] if ended.report else [])], ended
 
@@ -151,6 +175,35 @@ class TestGoingOn:
     def test_the_same_seed_gives_the_same_curve(self, tmp_path: Path) -> None:
         first, second = (train(tmp_path / name, Trainable(model=Drawing), go_on)[0] for name in ("first", "second"))
         assert curves(first) == curves(second)
+
+
+class TestFunctions:
+    """Those that are shipped, on one worker that Ray has not started."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("orchestrator.loops.function._device", lambda: torch.device("cpu"))
+        for method in ("prepare_model", "prepare_data_loader"):
+            monkeypatch.setattr(FunctionContext, method, lambda _, given: given)
+
+    @pytest.mark.parametrize("name", ["plain_torch", "resnet18_fabric"])
+    def test_an_interrupted_trial_gives_the_curve_of_one_that_was_not(
+        self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trainables.resnet18_fabric.Cifar10", Noise)
+        trainable = catalog.load_trainable(name)
+        whole, _ = train(tmp_path / "whole", trainable, go_on)
+        assert sorted(curves(whole)) == [1, 2, 3, 4, 5]
+        before, ended = train(tmp_path / "cut", trainable, stop_at(2))
+        assert ended.outcome is Outcome.INTERRUPTED
+        after, ended = train(tmp_path / "cut", trainable, go_on)
+        assert ended.outcome is Outcome.COMPLETE
+        assert after[0] == before[-1]
+        assert curves([*before, *after]) == curves(whole)
+
+    def test_what_is_for_lightnings_trainer_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(SpecError, match=r"trainer\.max_steps: a training function has no Lightning Trainer"):
+            train(tmp_path, catalog.load_trainable("plain_torch"), go_on, trainer={"max_steps": 3})
 
 
 class TestLargeCheckpoints:
