@@ -294,6 +294,7 @@ def _is_number(value: Any) -> bool:
 # In: a whole sweep's file as a spec.
 
 METHODS = {"grid": "grid", "random": "random", "bayes": "tpe", "custom": "tpe"}
+WITH_MEANING = ("method", "parameters", "metric", "early_terminate", "name", "run_cap", "project", "entity")
 # Keys that mean nothing here: what they say is said by the trainable, or is W&B's own machinery.
 WITHOUT_MEANING = (
     "program",
@@ -327,28 +328,33 @@ def to_spec(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         space = from_wandb(data["parameters"]).to_data()
     except SpaceError as exc:
         problems += exc.problems
-    metric, stopping = data.get("metric") or {}, data.get("early_terminate")
-    if data["method"] not in METHODS:
-        problems.append(f"method is {data['method']!r}, which W&B has none of; {hint(data['method'], list(METHODS))}")
-    if not isinstance(metric, Mapping):
-        problems.append(f"metric is {metric!r}; write {{name: val/loss, goal: minimize}}")
-        metric = {}
-    spec: dict[str, Any] = {"space": space, "search": {"sampler": METHODS.get(data["method"])}}
-    if "name" in metric:
-        spec |= {"metric": metric["name"], "goal": metric.get("goal", "minimize")}
+    method = str(data["method"])
+    if method not in METHODS:
+        problems.append(f"method is {method!r}, which W&B has none of; {hint(method, list(METHODS))}")
+    spec: dict[str, Any] = {"space": space, "search": {"sampler": METHODS.get(method)}, **_metric(data, problems)}
     if "name" in data:
         spec["name"] = re.sub(r"[^A-Za-z0-9_]+", "-", str(data["name"])).strip("-")[:56]
-    spec["schedule"] = {"scheduler": "none"}
-    if stopping is not None:
-        spec["schedule"] = _schedule(stopping, problems)
+    stopping = data.get("early_terminate")
+    spec["schedule"] = {"scheduler": "none"} if stopping is None else _schedule(stopping, problems)
     if "run_cap" in data:
         spec["budget"] = {"trials": data["run_cap"]}
     if tracking := {key: data[key] for key in ("project", "entity") if key in data}:
         spec["tracking"] = tracking
     if problems:
         raise SpecError(problems)
-    theirs = {"method", "parameters", "metric", "early_terminate", "name", "run_cap", "project", "entity"}
-    return spec | {key: value for key, value in data.items() if key not in {*theirs, *WITHOUT_MEANING}}, [*_notes(data)]
+    others = {key: value for key, value in data.items() if key not in (*WITH_MEANING, *WITHOUT_MEANING)}
+    return spec | others, [*_notes(data)]
+
+
+def _metric(data: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """What is optimised, and which way: `minimize` where nothing is said, as in W&B."""
+    if "metrics" in data:
+        problems.append(f"metrics is {data['metrics']!r}; a sweep here has one objective: name it under 'metric'")
+    metric = data.get("metric") or {}
+    if not isinstance(metric, Mapping):
+        problems.append(f"metric is {metric!r}; write {{name: val/loss, goal: minimize}}")
+        return {}
+    return {"metric": metric["name"], "goal": metric.get("goal", "minimize")} if "name" in metric else {}
 
 
 def _schedule(stopping: Any, problems: list[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from orchestrator.prior import Beta, LogUniform, Normal
 from orchestrator.space import Space
 
 # Derandomised: a test that fails for one in a thousand examples fails for who changed something, not for who did not.
-settings.register_profile("laws", max_examples=60, deadline=None, derandomize=True, database=None,
+settings.register_profile("laws", max_examples=40, deadline=None, derandomize=True, database=None,
                           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 settings.load_profile("laws")
 

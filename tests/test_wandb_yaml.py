@@ -226,12 +226,13 @@ class TestFiles:
     def test_every_mistake_at_once(self) -> None:
         with pytest.raises(SpecError) as caught:
             wandb_yaml.to_spec(
-                {"method": "bays", "parameters": {"x": {"distribution": "nomral"}}, "metric": "loss",
+                {"method": "bays", "parameters": {"x": {"distribution": "nomral"}}, "metric": "loss", "metrics": [],
                  "early_terminate": {"type": "envelope"}}
             )  # fmt: skip
         assert [line.split(";")[0] for line in caught.value.problems] == [
             "space: 'x' has distribution 'nomral', which W&B has none of",
             "method is 'bays', which W&B has none of",
+            "metrics is []",
             "metric is 'loss'",
             "early_terminate is {'type': 'envelope'}",
         ]
