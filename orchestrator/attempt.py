@@ -53,7 +53,7 @@ class Attempt:
         self.params = scaling.scaled({**spec.params, **job.params}, spec.training, world_size)
         self.tracker, self.watch = tracker, watch
         self._folder, self._slot, self._say = folder, slot, say
-        self._curve: dict[int, float] = {}
+        self._curve = dict(job.curve)
         self._pending: Report | None = None
         self._random: list[dict[str, Any]] = []
         self._final = False
@@ -234,7 +234,12 @@ class Attempt:
         if verdict is not Verdict.CONTINUE:
             self._stop(ENDS_AS[verdict])
         elif self.rank == 0 and self.spec.checkpoints.keep != "all":
-            self._folder.drop_checkpoints(self.job.number, kept={report.epoch, report.best_epoch})
+            self._folder.drop_checkpoints(self.job.number, kept={report.epoch, report.best_epoch, *self._shared})
+
+    @property
+    def _shared(self) -> set[int]:
+        """The epochs whose checkpoints other trials may yet copy; the sweep deletes them at its end."""
+        return {epoch for epoch in self._curve if self.spec.schedule.copies_at(epoch)}
 
     def _stop(self, outcome: Outcome) -> None:
         self._outcome, self.stopped = outcome, True
@@ -283,7 +288,7 @@ class Attempt:
         if self._outcome in (Outcome.PAUSED, Outcome.INTERRUPTED):
             return {}  # it will go on from the newest
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(epochs), best)
-        self._folder.drop_checkpoints(self.job.number, kept=kept)
+        self._folder.drop_checkpoints(self.job.number, kept=kept | self._shared)
         aliases: dict[str, list[str]] = {
             epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))
         }

@@ -99,6 +99,7 @@ def run_sweep(run: Callable[[], object]) -> int:
     assert isinstance(sweep, Sweep)
     records, console = sweep.ledger.records, progress.make_console()
     progress.summary(console, sweep.spec, sweep.folder, records, time.monotonic() - began)
+    progress.print_advice(console, sweep.spec, sweep.ledger)
     if sweep.exit_code:
         console.print(f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True)
     return sweep.exit_code

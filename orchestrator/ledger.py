@@ -7,26 +7,25 @@ leaves at most one unfinished line, which is cut off when the sweep is resumed; 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator import distributions, importance, ranking
+from orchestrator import auto, distributions, importance, ranking
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Ended, Outcome, Report, Started
+from orchestrator.improvement import Improvement
+from orchestrator.messages import Change, Ended, Outcome, Report, Started, Step
 from orchestrator.naming import trial_seed
-from orchestrator.plain import encoded
-from orchestrator.space import Space
+from orchestrator.samplers import Proposer
 from orchestrator.spec import Spec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,6 +59,7 @@ class TrialRecord:
     state: str
     """COMPLETE, PRUNED, FAIL or RUNNING, as in Optuna; RUNNING is also what waits to be resumed."""
     params: Mapping[str, Any]
+    """Its hyperparameters, the fixed ones too; the last ones, where they changed as it trained."""
     value: float | None
     """The best value of the curve; None before the first epoch."""
     best_epoch: int | None
@@ -74,6 +74,12 @@ class TrialRecord:
     ended: datetime | None
     attempts: tuple[Attempt, ...]
     """Every time its workers began."""
+    changes: tuple[Change, ...] = ()
+    """What became of its hyperparameters as it trained, in order."""
+    proposed: Mapping[str, Any] = field(default_factory=dict)
+    """Its hyperparameters when it began."""
+    repeat_of: int | None = None
+    """The trial whose configuration it runs again, with another seed; None for a proposal."""
 
 
 class Ledger:
@@ -98,43 +104,96 @@ class Ledger:
         if not read_only and not create:
             _cut_unfinished_line(folder.ledger)
         try:
-            journal = JournalFileBackend(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger)))
-            self._storage = JournalStorage(journal)
-            name = spec.name or ""
-            self._study = (
-                optuna.load_study(storage=self._storage, study_name=name)
-                if read_only
-                else optuna.create_study(
-                    storage=self._storage, study_name=name, direction=spec.goal, load_if_exists=not create
-                )
-            )
-            self._study_id = self._storage.get_study_id_from_name(name)
+            self._journal = JournalFileBackend(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger)))
+            self._storage = JournalStorage(self._journal)
+            self._study = self._open(create=create, read_only=read_only)
+            self._study_id = self._storage.get_study_id_from_name(spec.name or "")
         except (OSError, ValueError, KeyError, optuna.exceptions.OptunaError) as exc:
             raise StorageError(f"{folder.ledger} cannot be read as an Optuna journal: {exc}") from exc
-        trials = self._study.get_trials(deepcopy=False)
+        self._records = {trial.number: self._record(trial) for trial in self._study.get_trials(deepcopy=False)}
         if not read_only:
-            with warnings.catch_warnings():
-                # What is marked experimental here has been in Optuna since 3.x; each is covered by a test.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                if self._study.metric_names is None:
-                    self._study.set_metric_names([spec.metric])
-                self._study.sampler = _sampler(spec, self._space, seen=len(trials))
-            for trial in trials:
-                if trial.state is TrialState.RUNNING and "seed" not in trial.user_attrs:
-                    self._propose(self._trial(trial.number))
-            trials = self._study.get_trials(deepcopy=False)
-        self._records = {trial.number: self._record(trial) for trial in trials}
+            settled, _ = auto.settle(spec, at_once=1)  # a sweep settles it itself, and knows how many run at once
+            self._proposer = Proposer(settled.search, self._space)
+            self._study.sampler = self._proposer
+            self._improvement = Improvement()
+            self._complete()
+
+    def _open(self, *, create: bool, read_only: bool) -> optuna.Study:
+        name, sampler = self._spec.name or "", RandomSampler()
+        if read_only:
+            return optuna.load_study(storage=self._storage, study_name=name, sampler=sampler)
+        study = optuna.create_study(
+            storage=self._storage, study_name=name, sampler=sampler,
+            direction=self._spec.goal, load_if_exists=not create,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            # Marked experimental since 3.x; covered by a test.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if study.metric_names is None:
+                study.set_metric_names([self._spec.metric])
+        return study
+
+    def _complete(self) -> None:
+        """Finish what a killed process had begun: a proposal, or an ending that was written ahead."""
+        if any(trial.state is TrialState.WAITING for trial in self._study.get_trials(deepcopy=False)):
+            self._study.ask()  # a repetition that was about to begin
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            if "seed" in trial.user_attrs:
+                self._proposer.saw(distributions.params_of(self._space, trial.params))
+        for trial in trials:
+            if "seed" not in trial.user_attrs:
+                self._propose(self._trial(trial.number))
+                self._refresh(trial.number)
+            elif trial.state is TrialState.RUNNING and "ending" in trial.user_attrs:
+                self._end(trial.number, trial.user_attrs["ending"])
+        self._proposer.prepare(self._study, len(trials))
 
     @property
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         return list(self._records.values())
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether every configuration of a finite space was proposed."""
+        return self._proposer.exhausted()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `ask` answers at once; the proposals of slow samplers are made ahead, in a thread."""
+        return self._proposer.is_ready(len(self._records))
+
     def ask(self) -> TrialRecord:
         """Begin a new trial."""
         trial = self._study.ask()
         self._propose(trial)
+        self._proposer.prepare(self._study, trial.number + 1)
         return self._refresh(trial.number)
+
+    def repeat(self, number: int) -> TrialRecord:
+        """Begin a new trial with another one's hyperparameters and a seed of its own."""
+        original = self._storage.get_trial(self._id(number))
+        # Optuna's own way: a waiting trial, whose parameters are fixed, and which the next `ask` takes.
+        self._study.enqueue_trial(original.params, user_attrs={"repeat_of": number})
+        return self.ask()
+
+    def history(self) -> Iterator[Step]:
+        """Everything that happened to trials, in the order in which it was recorded."""
+        created = 0
+        for log in self._journal.read_logs(0):
+            if "datetime_start" in log and "trial_id" not in log:
+                yield Step(number=created, what="begun")
+                created += 1
+            elif "intermediate_value" in log:
+                yield Step(number=log["trial_id"], what="reported", epoch=log["step"], value=log["intermediate_value"])
+            elif "resumed" in log.get("user_attr", ()):
+                yield Step(number=log["trial_id"], what="resumed")
+            elif "changes" in log.get("user_attr", ()):
+                change = Change(**log["user_attr"]["changes"][-1])
+                yield Step(number=log["trial_id"], what="resumed", change=change)
+            elif "datetime_complete" in log and "trial_id" in log:
+                yield Step(number=log["trial_id"], what="ended")
 
     def start(self, started: Started) -> TrialRecord:
         """A trial's workers have begun; news of a trial that has ended is ignored."""
@@ -149,38 +208,61 @@ class Ledger:
 
     def report(self, report: Report) -> TrialRecord:
         """An epoch; one that is recorded already is left as it is."""
-        if report.epoch in self._records[report.number].curve:
-            return self._records[report.number]
-        trial = self._trial(report.number)
-        if self._spec.checkpoints.keep != "none":
-            trial.set_user_attr("checkpoint", report.best_checkpoint)
-        trial.report(report.value, report.epoch)
+        self._report(report.number, report.epoch, report.value, report.best_checkpoint)
         return self._refresh(report.number)
 
+    def _report(self, number: int, epoch: int, value: float, checkpoint: str | None) -> None:
+        trial = self._trial(number)
+        if epoch in self._storage.get_trial(self._id(number)).intermediate_values:
+            return
+        if self._spec.checkpoints.keep != "none":
+            trial.set_user_attr("checkpoint", checkpoint)
+        trial.report(value, epoch)
+
+    def go_on(self, number: int, change: Change | None) -> TrialRecord:
+        """A paused trial takes a slot again, as it was or changed."""
+        trial, record = self._trial(number), self._records[number]
+        if change is None:
+            trial.set_user_attr("resumed", max(record.curve, default=0))
+        else:
+            trial.set_user_attr("changes", [asdict(each) for each in (*record.changes, change)])
+        return self._refresh(number)
+
     def end(self, ended: Ended) -> TrialRecord:
-        """A trial is over; a second ending is ignored. Paused and interrupted trials stay RUNNING: they will go on."""
-        if self._records[ended.number].state != "RUNNING":
-            return self._records[ended.number]
-        if ended.report is not None:
-            self.report(ended.report)
+        """A trial is over; a second ending is ignored. Paused and interrupted trials stay RUNNING: they will go on.
+
+        The ending is written ahead, with the epoch that comes with it, as one line: a trial that was to end does so
+        also where the sweep is killed before the rest is written.
+        """
+        record, report = self._records[ended.number], ended.report
+        if record.state != "RUNNING":
+            return record
         trial = self._trial(ended.number)
         if attempts := trial.user_attrs.get("attempts"):
             trial.set_user_attr("attempts", [*attempts[:-1], {**attempts[-1], "ended": _now().isoformat()}])
-        if (state := STATES.get(ended.outcome)) is None:
-            return self._refresh(ended.number)
-        trial.set_user_attr("outcome", str(ended.outcome))
-        if ended.error:
-            trial.set_user_attr("error", ended.error)
-        if ended.outcome is Outcome.OUT_OF_MEMORY:
-            trial.set_constraint("memory", 1.0)
-        record = self._records[ended.number]
-        if state is TrialState.COMPLETE:
-            self._study.tell(trial, record.value, state=state)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # optuna warns of a pruned trial that never reported
-                self._study.tell(trial, state=state)
-        return self._refresh(ended.number)
+        if ended.outcome not in STATES:
+            return self.report(report) if report else self._refresh(ended.number)
+        ending: dict[str, Any] = {"outcome": str(ended.outcome), "error": ended.error}
+        if report is not None:
+            ending |= {"epoch": report.epoch, "value": report.value, "checkpoint": report.best_checkpoint}
+        trial.set_user_attr("ending", ending)
+        return self._end(ended.number, ending)
+
+    def _end(self, number: int, ending: Mapping[str, Any]) -> TrialRecord:
+        if "epoch" in ending:
+            self._report(number, ending["epoch"], ending["value"], ending["checkpoint"])
+        record, state = self._refresh(number), STATES[Outcome(ending["outcome"])]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pruned trial that never reported, of a constraint that is said again
+            if ending["outcome"] == Outcome.OUT_OF_MEMORY:
+                self._trial(number).set_constraint("memory", 1.0)
+            value = record.value if state is TrialState.COMPLETE else None
+            self._study.tell(self._trial(number), value, state=state)
+        return self._refresh(number)
+
+    def room_left(self) -> float | None:
+        """How much better than the best a further trial can be, in the metric's unit; None while nobody knows."""
+        return self._improvement.left(self._study)
 
     def remember(self, key: str, value: Any) -> None:
         """Note something of the sweep as a whole, such as its W&B sweep id."""
@@ -200,6 +282,7 @@ class Ledger:
         for name, parameter in self._space.items():
             if self._space.is_active(name, distributions.params_of(self._space, trial.params)):
                 distributions.suggest(trial, name, parameter)
+        self._proposer.saw(distributions.params_of(self._space, trial.params))
         trial.set_user_attr("seed", trial_seed(self._spec.search.seed or 0, trial.number))
 
     def _trial(self, number: int) -> optuna.Trial:
@@ -217,20 +300,26 @@ class Ledger:
         curve = dict(sorted(trial.intermediate_values.items()))
         best = ranking.best_epoch(self._spec.goal, curve)
         attempts = tuple(_attempt(each) for each in attributes.get("attempts", ()))
+        proposed = {**self._spec.params, **distributions.params_of(self._space, trial.params)}
+        ending = attributes.get("ending", {})
+        changes = tuple(Change(**change) for change in attributes.get("changes", ()))
         return TrialRecord(
             number=trial.number,
             state=trial.state.name,
-            params={**self._spec.params, **distributions.params_of(self._space, trial.params)},
+            params=changes[-1].params if changes else proposed,
             value=curve[best] if best is not None else None,
             best_epoch=best,
             curve=curve,
             seed=attributes.get("seed", 0),
             wandb_run=attributes.get("wandb_run"),
             checkpoint=attributes.get("checkpoint"),
-            error=attributes.get("error"),
+            error=ending.get("error"),
             started=attempts[0].started if attempts else None,
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
             attempts=attempts,
+            changes=changes,
+            proposed=proposed,
+            repeat_of=attributes.get("repeat_of"),
         )
 
 
@@ -242,33 +331,6 @@ class _OneWriter(JournalFileOpenLock):
 
     def release(self) -> None:
         pass
-
-
-class _Grid(RandomSampler):
-    """Every configuration of a finite space, by the trial's number; Optuna's own knows no conditions."""
-
-    def __init__(self, space: Space) -> None:
-        super().__init__(seed=0)
-        self._points = list(space.grid())
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """The parameter's value at the trial's point."""
-        return encoded(self._points[trial.number][param_name])
-
-
-def _sampler(spec: Spec, space: Space, seen: int) -> BaseSampler:
-    """The sampler; `seen` trials into the sweep its seed is another one, or a resumed sweep would repeat itself."""
-    seed = trial_seed(spec.search.seed or 0, -1 - seen) if seen else spec.search.seed
-    if spec.search.sampler == "tpe":
-        # multivariate and constant_liar are Optuna 5's defaults; group is what makes multivariate know conditions.
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-    return _Grid(space) if spec.search.sampler == "grid" else RandomSampler(seed=seed)
 
 
 def _cut_unfinished_line(path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 
 class Task(StrEnum):
@@ -40,6 +41,18 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """A trial goes on from another trial's checkpoint, or with other hyperparameters."""
+
+    epoch: int
+    """After which epoch; the checkpoint that was copied is of the same one."""
+    params: Mapping[str, Any]
+    """All its hyperparameters from then on."""
+    copied_from: int | None = None
+    """The trial whose checkpoint it took; None where it kept its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One trial, as handed to the workers of a slot."""
 
@@ -52,6 +65,12 @@ class Job:
     """A checkpoint, relative to the sweep's folder, other than the trial's own newest."""
     task: Task = Task.TRAIN
     """What is to be done with it."""
+    curve: Mapping[int, float] = field(default_factory=dict)
+    """The trial's past, by epoch: another trial's checkpoint does not know it."""
+    changes: tuple[Change, ...] = ()
+    """What became of its hyperparameters so far; `params` are the last ones."""
+    repeat_of: int | None = None
+    """The trial whose configuration it runs again, with another seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +133,20 @@ class Notice:
     """Something to say to the user once, that fails nothing: e.g. that W&B cannot be reached."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing that happened to a trial, as the ledger keeps it, in the order in which it was recorded."""
+
+    number: int
+    what: Literal["begun", "reported", "resumed", "ended"]
+    epoch: int = 0
+    """Of a report."""
+    value: float = math.nan
+    """Of a report: the sweep's metric."""
+    change: Change | None = None
+    """Of a paused trial that goes on with something changed."""
 
 
 Event = Report | Ended | Lost

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import ranking
+from orchestrator import advice, ranking
 from orchestrator.capacity import Concurrency
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
@@ -175,6 +175,14 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     width = max(map(len, rows))
     for name, value in rows.items():
         console.print(Text(f"  {name:<{width}}  {value}"), soft_wrap=True)
+
+
+def print_advice(console: Console, spec: Spec, ledger: Ledger) -> None:
+    """What the trials say about the search."""
+    if found := advice.advice(spec, spec.load_space(), ledger.records, ledger.importances()):
+        console.print("\nadvice", style="bold")
+        for sentence in found:
+            console.print(Text(f"  - {sentence}"), soft_wrap=True)
 
 
 def make_console() -> Console:

@@ -26,8 +26,10 @@ class Status(StrEnum):
     DEAD = "dead"  # says "running", but no process holds its lock: it was killed; `resume` goes on
 
 
-def build(spec: Spec, folder: SweepFolder, records: Sequence[TrialRecord], status: Status) -> dict[str, Any]:
-    """The document that `results.json` holds."""
+def build(
+    spec: Spec, folder: SweepFolder, records: Sequence[TrialRecord], status: Status, end: str | None = None
+) -> dict[str, Any]:
+    """The document that `results.json` holds; `end` is why the sweep is over, where not all its trials were run."""
     gone = {record.number for record in ranking.evicted(spec.goal, records, spec.checkpoints.keep_trials)}
     trials = [_trial(folder, record, kept=record.number not in gone) for record in records]
     best = next(iter(ranking.ranked(spec.goal, records)), None)
@@ -36,6 +38,7 @@ def build(spec: Spec, folder: SweepFolder, records: Sequence[TrialRecord], statu
         "metric": spec.metric,
         "goal": spec.goal,
         "status": str(status),
+        "end": end,
         "best": trials[best.number] if best else None,
         "trials": trials,
     }
@@ -55,12 +58,20 @@ def _trial(folder: SweepFolder, record: TrialRecord, kept: bool) -> dict[str, An
         "value": record.value,
         "epochs": max(record.curve, default=0),
         "seed": record.seed,
+        "repeat_of": record.repeat_of,
+        "copied_from": _copies(record),
         "wandb_run": _place(folder, record.wandb_run),
         "checkpoint": _place(folder, record.checkpoint) if kept else None,
         "error": record.error,
         "started": _time(record.started),
         "ended": _time(record.ended),
     }
+
+
+def _copies(record: TrialRecord) -> str | None:
+    """Whose checkpoints it took, and of which epochs: `7@4 2@6`."""
+    copies = [f"{change.copied_from}@{change.epoch}" for change in record.changes if change.copied_from is not None]
+    return " ".join(copies) or None
 
 
 def _place(folder: SweepFolder, path: str | None) -> str | None:

@@ -6,13 +6,11 @@ switchboard, and gives Tune an epoch per `step`. The group outlives the trial; s
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -38,6 +36,7 @@ class Slot(tune.Trainable):
 
     _job: Job
     _report: Report | None
+    """The trial's last epoch on this slot."""
 
     def setup(
         self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None, folder: str = ""
@@ -50,7 +49,6 @@ class Slot(tune.Trainable):
         self._broken: str | None = None
         self._live = False  # a trial was handed out and has not ended
         self._abandon = False
-        self._verdict = Verdict.PRUNE
         self._take(config)
         self._group = threading.Thread(target=self._keep_group, name="worker-group", daemon=True)
         self._group.start()
@@ -90,11 +88,12 @@ class Slot(tune.Trainable):
                             run_closed=event.run_closed,
                         )
                         return self._result(ended, done=True)
-                    self._job = replace(self._job, attempt=attempt + 1, start_from=None)
+                    start_from = None if self._report else self._job.start_from
+                    self._job = replace(self._job, attempt=attempt + 1, start_from=start_from)
                     self._assign()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial; the one before, if it still trains, was stopped or paused by the scheduler.
+        """Take the next trial; the one before, if it still trains, was stopped by the scheduler.
 
         Raises:
             TimeoutError: its workers did not end it; this slot is of no more use, and Tune starts another.
@@ -103,17 +102,6 @@ class Slot(tune.Trainable):
             raise TimeoutError(f"trial {self._job.number} was not ended by its workers in {LEAVE_TIMEOUT_S:g} s")
         self._take(new_config)
         return True
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """A checkpoint for Tune, by reference: which file of the sweep's folder to go on from."""
-        self._verdict = Verdict.PAUSE
-        path = self._report.checkpoint if self._report else None
-        (Path(checkpoint_dir) / "checkpoint.json").write_text(json.dumps({"start_from": path}), encoding="utf-8")
-
-    def load_checkpoint(self, checkpoint_dir: Any) -> None:
-        """Go on from a checkpoint of `save_checkpoint`, which may be another trial's."""
-        saved = json.loads((Path(checkpoint_dir) / "checkpoint.json").read_text(encoding="utf-8"))
-        self._job = replace(self._job, start_from=saved["start_from"])
 
     def cleanup(self) -> None:
         """End the trial, if one still trains, and the worker group."""
@@ -124,8 +112,8 @@ class Slot(tune.Trainable):
         self._group.join(1.0 if self._abandon else LEAVE_TIMEOUT_S)
 
     def _take(self, config: dict[str, Any]) -> None:
-        self._job = Job(number=config["number"], params=config["params"], seed=config["seed"])
-        self._verdict, self._report = Verdict.PRUNE, None
+        self._job = config["job"]
+        self._report = None
 
     def _assign(self) -> None:
         self._live = True
@@ -135,7 +123,7 @@ class Slot(tune.Trainable):
         """Tell workers who still train a trial to end it, and wait until they have; whether they did in time."""
         deadline = time.monotonic() + LEAVE_TIMEOUT_S
         while self._live and time.monotonic() < deadline:
-            self._call("answer", self._verdict)
+            self._call("answer", Verdict.PRUNE)
             self._live = not isinstance(self._call("next_event", POLL_S), Ended | Lost)
         return not self._live
 

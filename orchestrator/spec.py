@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
 
@@ -25,6 +26,7 @@ from orchestrator.naming import (
     near_miss,
     sweep_name,
 )
+from orchestrator.parameter import Float, Int
 from orchestrator.space import Space
 
 DEFAULT_SWEEP = "default"
@@ -104,8 +106,10 @@ Number = Annotated[float, BeforeValidator(_whole)]
 class Search(_Section):
     """Who proposes hyperparameters."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """Optuna's TPE, random search, or every point of a finite space once."""
+    sampler: Literal["auto", "tpe", "gp", "cmaes", "qmc", "random", "grid"] = "auto"
+    """Optuna's TPE, Gaussian process, CMA-ES, quasi-random or random search, or every point of a finite space once."""
+    duplicates: bool = False
+    """Whether a configuration may be run again; if not, a finite space that is exhausted ends the sweep."""
     seed: Whole | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the proposals and, with a trial's number, of every trial; drawn and recorded where none is given."""
 
@@ -113,23 +117,43 @@ class Search(_Section):
 class Schedule(_Section):
     """How long a trial may train, and which are stopped early. All terms in epochs."""
 
-    scheduler: Literal["asha", "none"] = "asha"
-    """Asynchronous successive halving (Li et al., 2020), or every trial to the end."""
+    scheduler: Literal["asha", "hyperband", "median", "pbt", "pb2", "none"] = "asha"
+    """Asynchronous successive halving, HyperBand, median stopping, population based training, PB2, or none."""
     max_epochs: Whole = Field(default=9, ge=1)
     """Epochs of a trial that is not stopped."""
     grace_epochs: Whole = Field(default=1, ge=1)
     """Epochs before a trial can be stopped; ASHA's first rung."""
     reduction_factor: Number = Field(default=3, gt=1)
-    """Of the trials that reach a rung, about one in this many goes on."""
+    """ASHA and HyperBand: of the trials that reach a rung, about one in this many goes on."""
+    interval_epochs: Whole = Field(default=2, ge=1)
+    """PBT and PB2: how often the worst copy the best, and go on with other hyperparameters."""
+    quantile: Number = Field(default=0.25, gt=0, le=0.5)
+    """PBT and PB2: this share of the population, the worst, copies the same share of the best."""
+    mutate: list[str] | None = None
+    """PBT and PB2: the hyperparameters that may change while a trial trains; every float where none are named."""
+
+    def copies_at(self, epoch: int) -> bool:
+        """Whether trials copy each other's checkpoints of an epoch."""
+        return self.scheduler in ("pbt", "pb2") and epoch % self.interval_epochs == 0 and epoch < self.max_epochs
 
 
 class Budget(_Section):
     """When the sweep is over."""
 
     trials: Whole | None = Field(default=None, ge=1)
-    """How many trials are run; the whole grid for a grid, 20 otherwise, where none is given."""
+    """How many trials are run, and PBT's population; the whole grid for a grid, 20 otherwise, where none is given."""
     wall_time_s: Number | None = Field(default=None, gt=0)
     """Seconds after which nothing new starts and what runs is stopped as pruned; counted anew on resume."""
+    gpu_hours: Number | None = Field(default=None, gt=0)
+    """GPU hours, of all trials together, after which what runs is stopped as pruned."""
+    target: Number | None = None
+    """A value of the metric that is good enough: the sweep ends as soon as a trial reaches it."""
+    patience: Whole | None = Field(default=None, ge=1)
+    """After so many trials in a row that did not improve on the best, no further trial begins."""
+    min_improvement: Number | None = Field(default=None, gt=0)
+    """No further trial begins where Optuna's terminator expects less of one, in the metric's unit; after 20 trials."""
+    repeat: Whole = Field(default=0, ge=0)
+    """How often the best configuration is run again at the end, each time with another seed: its noise."""
 
 
 class Resources(_Section):
@@ -244,11 +268,14 @@ class Spec(_Section):
 
     @cached_property
     def trials(self) -> int:
-        """How many trials there will be: as the budget says, but never more than a grid has points."""
-        if self.search.sampler == "grid":
-            points = self.load_space().grid_size()
-            return min(points, self.budget.trials or points)
-        return self.budget.trials or DEFAULT_TRIALS
+        """How many trials there will be at most: as the budget says, but never more than a finite space has points."""
+        grid, space = self.search.sampler == "grid", self.load_space()
+        if grid and self.budget.trials is None:
+            return space.grid_size()
+        asked = self.budget.trials or DEFAULT_TRIALS
+        if not grid and (self.search.duplicates or space.endless):
+            return asked
+        return sum(1 for _ in islice(space.grid(), asked))
 
     @classmethod
     def from_yaml(cls, text: str) -> Spec:
@@ -482,16 +509,14 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             f"schedule.grace_epochs is {schedule.grace_epochs} and schedule.max_epochs {schedule.max_epochs};"
             " a trial cannot be spared for longer than it trains: lower the first or raise the second"
         )
-    if spec.search.sampler == "grid" and space.endless:
-        yield (
-            f"search.sampler is 'grid', but {', '.join(repr(name) for name in space.endless)} in the space can take"
-            " endlessly many values; give a step, or use sampler=tpe"
-        )
+    yield from _problems_with_search(spec, space)
     if resources.gpus_per_worker > 1 and not resources.gpus_per_worker.is_integer():
         yield (
             f"resources.gpus_per_worker is {resources.gpus_per_worker:g}; above 1 it is a whole number, because a GPU"
             " is shared by workers, not a worker's work by parts of GPUs"
         )
+    if spec.budget.gpu_hours is not None and not resources.gpus_per_worker:
+        yield "budget.gpu_hours is counted in GPUs, and trials have none; set resources.gpus_per_worker, or wall_time_s"
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
     yield from _problems_with_training(spec, {plain_name(name) for name in (*spec.params, *space)})
@@ -521,3 +546,37 @@ def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:
 def plain_name(hyperparameter: str) -> str:
     """A hyperparameter's name without the prefix that says where it goes: `data.batch_size` is `batch_size`."""
     return hyperparameter.rpartition(".")[2]
+
+
+def _problems_with_search(spec: Spec, space: Space) -> Iterator[str]:
+    """Samplers and schedulers that cannot work on the space."""
+    sampler, schedule = spec.search.sampler, spec.schedule
+    if sampler == "grid" and space.endless:
+        yield (
+            f"search.sampler is 'grid', but {', '.join(repr(name) for name in space.endless)} in the space can take"
+            " endlessly many values; give a step, or use sampler=tpe"
+        )
+    ranges = [name for name, parameter in space.items() if isinstance(parameter, Float | Int)]
+    always = [name for name in ranges if not space[name].conditions]
+    if sampler == "cmaes" and len(always) < 2:
+        yield (
+            "search.sampler is 'cmaes', which needs two numeric parameters without conditions, and the space has"
+            f" {len(always)}; use sampler=tpe"
+        )
+    if schedule.scheduler not in ("pbt", "pb2"):
+        return
+    if not (mutated := schedule.mutate if schedule.mutate is not None else mutable(space)):
+        yield (
+            f"schedule.scheduler is '{schedule.scheduler}', which changes hyperparameters of the space, but it has no"
+            " float; name those that may change in schedule.mutate"
+        )
+    for name in mutated:
+        if name not in space:
+            yield f"schedule.mutate names '{name}'{near_miss(name, space) or ';'} the space has: {', '.join(space)}"
+        elif schedule.scheduler == "pb2" and name not in ranges:
+            yield f"schedule.mutate names '{name}', a choice, but PB2 changes ranges only; use scheduler=pbt"
+
+
+def mutable(space: Space) -> list[str]:
+    """The parameters that PBT changes where none are named: floats; the others may well be the model's shape."""
+    return [name for name, parameter in space.items() if isinstance(parameter, Float)]

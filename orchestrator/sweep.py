@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import replace
 from datetime import datetime
 from types import FrameType
 from typing import Any, Protocol
@@ -17,13 +18,14 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune import TuneError
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator import capacity, cluster, failures, ranking, results, schedule, wandb_yaml
+from orchestrator import auto, capacity, cluster, ends, failures, ranking, results, schedule, wandb_yaml
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.messages import Ended, Notice, Outcome, Report, Started, first_line
+from orchestrator.messages import Ended, Job, Notice, Outcome, Report, Started, Verdict, first_line
 from orchestrator.results import Status
 from orchestrator.slot import Slot
 from orchestrator.spec import Spec
@@ -61,7 +63,15 @@ class Sweep:
         self._why: Exception | None = None
         self._signal: int | None = None
         self._interrupted = False
-        self._waiting = [record for record in ledger.records if record.state == "RUNNING"]
+        self.scheduler = schedule.build(spec, ledger)
+        paused = set(self.scheduler.paused)
+        self._waiting = [
+            record for record in ledger.records if record.state == "RUNNING" and record.number not in paused
+        ]
+        self._verdicts: dict[int, Verdict] = {}
+        self._end_of: str | None = None
+        self.ledger.remember("end", None)
+        self._leaving: set[int] = set()
         self._live: dict[str, int] = {}
         self._slots: set[str] = set()
         self._start_s = 0.0
@@ -72,6 +82,7 @@ class Sweep:
         self._began = time.monotonic()
         self._news_at = self._results_due = 0.0
         self._stale = True
+        self._drop()  # what a killed sweep had not got round to
 
     def run(self, concurrency: int) -> None:
         """Run the sweep to its end on the connected cluster.
@@ -92,7 +103,7 @@ class Sweep:
             tune.with_resources(trainable, tune.PlacementGroupFactory([slot_share])),
             tune_config=tune.TuneConfig(
                 search_alg=_Proposals(self, concurrency),
-                scheduler=schedule.build(self.spec, self.ledger.records),
+                scheduler=_Judge(self),
                 num_samples=-1,  # until the search says that it is over
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"{name}-{trial.config['number']}",
@@ -127,15 +138,69 @@ class Sweep:
             return str(Searcher.FINISHED)
         if len(self._live) >= min(concurrency, len(self._slots) + self._slots_to_start()):
             return None
+        job = self._next()
+        if job is None:
+            return str(Searcher.FINISHED) if self._is_over() else None
+        self._live[tune_id] = job.number
+        self._changed(self.ledger.records[job.number])
+        return {"number": job.number, "job": job}
+
+    def _next(self) -> Job | None:
+        """What runs next: trials that were interrupted, then paused ones that may go on and new ones; None for now."""
         if self._waiting:
-            record = self._waiting.pop(0)
-        elif len(self.ledger.records) < self.spec.trials:
-            record = self.ledger.ask()
-        else:
-            return str(Searcher.FINISHED)
-        self._live[tune_id] = record.number
-        self._changed(record)
-        return {"number": record.number, "params": dict(record.params), "seed": record.seed}
+            return self._job(self._waiting.pop(0))
+        more = self._more()
+        ready = [number for number in self.scheduler.ready() if number not in self._leaving]
+        if ready and not (more and self.scheduler.breadth_first):
+            change = self.scheduler.change(ready[0])
+            record = self.ledger.go_on(ready[0], change)
+            self.scheduler.resumed(record.number, change)
+            return self._job(record)
+        if not more:
+            best = self._to_repeat()
+            return None if best is None else self._job(self.ledger.repeat(best))
+        if not self.ledger.ready:
+            return None
+        record = self.ledger.ask()
+        self.scheduler.begin(record.number, record.proposed)
+        return self._job(record)
+
+    def _more(self) -> bool:
+        """Whether there are trials to begin yet."""
+        proposed = sum(record.repeat_of is None for record in self.ledger.records)
+        if self._end_of is None and proposed < self.spec.trials and not self.ledger.exhausted:
+            return True
+        if self._end_of is None and proposed < (self.spec.budget.trials or 0):
+            self._say_end(f"all {proposed} configurations of the space were run (search.duplicates)")
+        self.scheduler.close()
+        return False
+
+    def _to_repeat(self) -> int | None:
+        """The trial to run again with another seed: the best, once all others have ended."""
+        done = sum(record.repeat_of is not None for record in self.ledger.records)
+        running = any(record.state == "RUNNING" and record.repeat_of is None for record in self.ledger.records)
+        if running or done >= self.spec.budget.repeat:
+            return None
+        best = ranking.ranked(self.spec.goal, [r for r in self.ledger.records if r.repeat_of is None])
+        return best[0].number if best else None
+
+    def _is_over(self) -> bool:
+        """Whether nothing is left to run, and nothing that runs can pause."""
+        return all(record.state != "RUNNING" for record in self.ledger.records)
+
+    def _job(self, record: TrialRecord) -> Job:
+        change = record.changes[-1] if record.changes else None
+        copied = change if change and change.epoch == max(record.curve, default=0) else None
+        donor = copied.copied_from if copied else None
+        return Job(
+            number=record.number,
+            params=record.params,
+            seed=record.seed,
+            start_from=self.folder.checkpoint(donor, copied.epoch) if copied and donor is not None else None,
+            curve=record.curve,
+            changes=record.changes,
+            repeat_of=record.repeat_of,
+        )
 
     def _slots_to_start(self) -> int:
         records, now = self.ledger.records, datetime.now().astimezone()
@@ -149,32 +214,60 @@ class Sweep:
             cpus=os.cpu_count() or 1,
         )
 
+    def judge(self, report: Report) -> Verdict:
+        """What becomes of a trial that has reported an epoch and waits."""
+        verdict = self.scheduler.report(report.number, report.epoch, report.value)
+        self._verdicts[report.number] = verdict
+        return verdict
+
     def reported(self, report: Report) -> None:
         """A trial reported an epoch, and goes on."""
         self._changed(self.ledger.report(report))
 
     def ended(self, tune_id: str, event: Report | Ended | None) -> None:
-        """A trial's time on its slot is over: it ended, the scheduler stopped it, or its slot died."""
+        """A trial's time on its slot is over: it ended, the scheduler took it off, or its slot died."""
         self._hear_news()  # that it began comes before that it ended
         number = self._live.pop(tune_id)
         match event:
             case Ended():
                 ended = event
+            case Report() if self._verdicts.get(number) is Verdict.PAUSE:
+                ended = Ended(number=number, outcome=Outcome.PAUSED, report=event)
+                self._leaving.add(number)
+                ray.get(self._board.settle.remote(number, Verdict.PAUSE))
             case Report():
-                self.ledger.report(event)
-                ended = Ended(number=number, outcome=Outcome.PRUNED)
+                ended = Ended(number=number, outcome=Outcome.PRUNED, report=event)
             case None:
                 ended = Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
+        if isinstance(event, Ended) and event.report is not None:
+            self.scheduler.report(number, event.report.epoch, event.report.value)
+        if ended.outcome is Outcome.PRUNED and self._hits(number, ended.report):
+            ended = replace(ended, outcome=Outcome.COMPLETE)  # it did what was asked for
         record = self.ledger.end(ended)
-        if record.state != "RUNNING" and not ended.run_closed:
-            self._left_open.append((time.monotonic() + DYING_S, ended))
+        if record.state != "RUNNING":
+            self.scheduler.end(number)
+            self._drop()
+            if not ended.run_closed:
+                self._left_open.append((time.monotonic() + DYING_S, ended))
         if record.state == "FAIL" or ended.outcome is Outcome.OUT_OF_MEMORY:
-            self._tidy(record)
+            self._keep_only(record)
         if record.state == "FAIL":
             self._failed(ended)
         if isinstance(event, Ended):
             self._settled.add(number)
         self._changed(record)
+
+    def _hits(self, number: int, report: Report | None) -> bool:
+        values = [self.ledger.records[number].value, report.value if report else None]
+        return any(ends.hits(self.spec, value) for value in values)
+
+    def _drop(self) -> None:
+        """End the paused trials that the scheduler has no more use for."""
+        for number in self.scheduler.dropped():
+            record = self.ledger.end(ended := Ended(number=number, outcome=Outcome.PRUNED))
+            self._left_open.append((time.monotonic() + DYING_S, ended))
+            self._keep_only(record)
+            self._changed(record)
 
     def tick(self) -> None:
         """What is due now and then."""
@@ -182,19 +275,35 @@ class Sweep:
         if self._signal and not self._interrupted:
             self._view.notice("stopping: trials end at their last checkpoint; once more to stop at once")
             self._stop(Status.INTERRUPTED, None)
-        limit_s = self.spec.budget.wall_time_s
-        if limit_s and now - self._began > limit_s and not self._interrupted:
-            self._view.notice(f"budget.wall_time_s={limit_s:g} is over: what still runs is stopped")
-            self._stop(Status.FINISHED, None, as_=Outcome.PRUNED)
         if now - self._news_at > NEWS_EVERY_S:
             self._news_at = now
             self._hear_news()
             self._close_runs()
+            self._look_for_end()
             self._view.tick()
         if self._stale and now > self._results_due:
             self._write()
             took_s = time.monotonic() - now
             self._results_due = now + max(RESULTS_EVERY_S, took_s / RESULTS_SHARE)
+
+    def _look_for_end(self) -> None:
+        """End the sweep where its budget says so."""
+        if self._interrupted:
+            return
+        left = self.ledger.room_left() if self.spec.budget.min_improvement is not None else None
+        end = ends.reached(
+            self.spec, self.ledger.records, elapsed_s=time.monotonic() - self._began,
+            now=datetime.now().astimezone(), left=left,
+        )  # fmt: skip
+        if end is not None and (end.at_once or self._end_of is None):
+            self._say_end(end.reason)
+            if end.at_once:
+                self._stop(Status.FINISHED, None, as_=Outcome.PRUNED)
+
+    def _say_end(self, reason: str) -> None:
+        self._end_of = reason
+        self.ledger.remember("end", reason)
+        self._view.notice(f"the sweep ends: {reason}")
 
     def _hear_news(self) -> None:
         for news in ray.get(self._board.news.remote()):
@@ -203,6 +312,8 @@ class Sweep:
                     self._start_s = self._start_s or time.monotonic() - self._began
                     self._slots.add(news.slot)
                     self._changed(self.ledger.start(news))
+                case Ended(outcome=Outcome.PAUSED | Outcome.INTERRUPTED):
+                    self._leaving.discard(news.number)
                 case Ended():
                     self._settled.add(news.number)
                 case Notice():
@@ -212,20 +323,22 @@ class Sweep:
                 self.folder.drop_checkpoints(record.number)
                 self._dropped.add(record.number)
 
-    def _tidy(self, record: TrialRecord) -> None:
-        """Do for a trial whose workers died what they would have done with its checkpoints."""
-        kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(record.curve), record.best_epoch)
-        self.folder.drop_checkpoints(record.number, kept=kept)
-        self._settled.add(record.number)
-
     def _failed(self, ended: Ended) -> None:
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
         if failures.ends_sweep(ended.outcome):
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
             self._stop(Status.FAILED, error(ended.error or ""))
+            self.ledger.remember("end", str(self._why))
         elif failures.too_many(failed=failed, max_failed=(limit := self.spec.failures.max_failed)):
             why = f"trials failed: {failed} (failures.max_failed={limit}); the last: {ended.error}"
             self._stop(Status.FAILED, SweepError(why))
+            self.ledger.remember("end", why)
+
+    def _keep_only(self, record: TrialRecord) -> None:
+        """Delete those of an ended trial's checkpoints that are not kept, where no worker has done so."""
+        kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(record.curve), record.best_epoch)
+        self.folder.drop_checkpoints(record.number, kept=kept)
+        self._settled.add(record.number)
 
     def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:
         if not self._interrupted:
@@ -238,12 +351,17 @@ class Sweep:
 
     def _write(self) -> None:
         self._stale = False
-        results.write(self.folder, results.build(self.spec, self.folder, self.ledger.records, self.status))
+        results.write(
+            self.folder,
+            results.build(self.spec, self.folder, self.ledger.records, self.status, self.ledger.recall("end")),
+        )
         self.folder.push(self.folder.ledger.name, self.folder.log.name)
 
     def _end(self) -> None:
         if self.status is Status.RUNNING:
             self.status = Status.FINISHED
+        if self.status is Status.FINISHED:
+            self._end_paused()
         best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
         if self.status is Status.FINISHED and best and best.checkpoint and self.spec.checkpoints.keep != "none":
             self._change_run("crown", best.number, best.checkpoint)
@@ -267,6 +385,15 @@ class Sweep:
             self._view.notice(
                 f"trial {winner.number} is not exported: {first_line(getattr(exc, 'cause', None) or exc)}"
             )
+
+    def _end_paused(self) -> None:
+        """End the trials that wait for a turn which does not come, and delete what was kept to be copied."""
+        for record in self.ledger.records:
+            if record.state == "RUNNING":
+                record = self.ledger.end(ended := Ended(number=record.number, outcome=Outcome.PRUNED))
+                self._left_open.append((0.0, ended))
+            if self.spec.schedule.copies_at(self.spec.schedule.interval_epochs) or record.state == "PRUNED":
+                self._keep_only(record)
 
     # W&B: in processes of their own, because the SDK leaves a service and environment variables behind.
 
@@ -351,6 +478,19 @@ class _Proposals(_NotSaved, Searcher):
         """Nothing, as `save`."""
 
 
+class _Judge(_NotSaved, FIFOScheduler):
+    """Tune's side of the scheduler: a trial that is paused leaves its slot, and comes back as another of Tune's."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__()
+        self._sweep = sweep
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial goes on after an epoch."""
+        goes_on = self._sweep.judge(result["event"]) is Verdict.CONTINUE
+        return str(FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP)
+
+
 class _Loop(_NotSaved, tune.Callback):
     """Gives the sweep its turn in Tune's loop."""
 
@@ -402,13 +542,14 @@ def start(spec: Spec, view_of: Any) -> Sweep:
         )
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
+        spec, why = auto.settle(spec, at_once.trials)
         folder.create()
         stack.enter_context(folder.locked())
         ledger = Ledger(folder, spec, create=True)
         ledger.remember("space", spec.space_identity)
         results.write(folder, results.build(spec, folder, [], Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())  # last: from now on there is a sweep, and it can be resumed
-        return _run(spec, folder, ledger, at_once, view_of, stack)
+        return _run(spec, folder, ledger, at_once, view_of, stack, f"sampler {spec.search.sampler}: {why}")
 
 
 def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
@@ -420,6 +561,7 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
     """
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
+        spec, _ = auto.settle(spec, at_once.trials)
         stack.enter_context(folder.locked())
         ledger = Ledger(folder, spec)
         results.write(folder, results.build(spec, folder, ledger.records, Status.RUNNING))
@@ -435,9 +577,17 @@ def _at_once(spec: Spec, stack: ExitStack) -> capacity.Concurrency:
 
 
 def _run(
-    spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: capacity.Concurrency, view_of: Any, stack: ExitStack
+    spec: Spec,
+    folder: SweepFolder,
+    ledger: Ledger,
+    at_once: capacity.Concurrency,
+    view_of: Any,
+    stack: ExitStack,
+    *notices: str,
 ) -> Sweep:
     view = stack.enter_context(view_of(spec, folder, ledger, at_once))
+    for notice in notices:
+        view.notice(notice)
     stack.enter_context(_logging_to(folder))
     sweep = Sweep(spec, folder, ledger, view)
     stack.enter_context(sweep.signals())

@@ -60,6 +60,12 @@ class Switchboard:
         for line in self._lines.values():
             self._answer(line, self._stop())
 
+    async def settle(self, number: int, verdict: Verdict) -> None:
+        """Tell the workers of a trial, who wait at the end of an epoch, what became of it."""
+        for line in self._lines.values():
+            if line.job is not None and line.job.number == number:
+                self._answer(line, self._stop() if self._interrupted else verdict)
+
     async def news(self) -> list[Started | Ended | Notice]:
         """What happened since the last call, for the record."""
         news, self._news = self._news, []

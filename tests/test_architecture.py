@@ -35,12 +35,12 @@ SPACES = {
     "sources",
 }
 VOCABULARY = {"errors", *SPACES, "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
-RULES = {"failures", "scaling", "ranking", "capacity", "credentials"}
+RULES = {"advice", "auto", "ends", "failures", "population", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
 WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.
 VENDORS = {
-    "optuna": {"ledger", "importance", "distributions"},
+    "optuna": {"ledger", "importance", "improvement", "distributions", "samplers"},
     "wandb": {"tracker", "workspace"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},

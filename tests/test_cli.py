@@ -35,7 +35,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
             "space": {"lr": {"options": [0.1, 0.2]}},
             "metric": "val/accuracy",
             "goal": "maximize",
-            "search": {"sampler": "random", "seed": 0},
+            "search": {"sampler": "random", "seed": 0, "duplicates": True},
             "budget": {"trials": 5},
             "tracking": {"mode": "offline"},
             "storage": str(tmp_path / "results"),

@@ -14,7 +14,21 @@ from orchestrator.ledger import TrialRecord
 from orchestrator.results import Status
 from orchestrator.spec import Spec
 
-KEYS = ["number", "state", "params", "value", "epochs", "seed", "wandb_run", "checkpoint", "error", "started", "ended"]
+KEYS = [
+    "number",
+    "state",
+    "params",
+    "value",
+    "epochs",
+    "seed",
+    "repeat_of",
+    "copied_from",
+    "wandb_run",
+    "checkpoint",
+    "error",
+    "started",
+    "ended",
+]
 BEGAN = datetime(2026, 11, 20, 20, 15, 30, 123456, tzinfo=UTC)
 
 
@@ -60,7 +74,7 @@ def records() -> list[TrialRecord]:
 
 def test_the_document(folder: SweepFolder, records: list[TrialRecord], tmp_path: Path) -> None:
     document = results.build(make_spec(), folder, records, Status.RUNNING)
-    assert list(document) == ["sweep", "metric", "goal", "status", "best", "trials"]
+    assert list(document) == ["sweep", "metric", "goal", "status", "end", "best", "trials"]
     assert {key: document[key] for key in ("sweep", "metric", "goal", "status")} == {
         "sweep": "s", "metric": "val/a", "goal": "maximize", "status": "running"
     }  # fmt: skip
@@ -72,6 +86,8 @@ def test_the_document(folder: SweepFolder, records: list[TrialRecord], tmp_path:
         "value": 0.95,
         "epochs": 3,
         "seed": 5,
+        "repeat_of": None,
+        "copied_from": None,
         "wandb_run": f"{tmp_path}/s/wandb/offline-run-0",
         "checkpoint": f"{tmp_path}/s/trials/0/epoch-0001.ckpt",
         "error": None,

@@ -46,7 +46,7 @@ class TestKeys:
             ),
             (
                 "search.sampelr=tpe",
-                "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, seed",
+                "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, duplicates, seed",
             ),
             (
                 "schedule.max_epoch=3",
@@ -55,7 +55,7 @@ class TestKeys:
             ("resources.gpus=1", "unknown key 'resources.gpus'"),
             ("trials=3", "unknown key 'trials'; did you mean 'budget.trials'? keys at the top level:"),
             ("max_epochs=3", "unknown key 'max_epochs'; did you mean 'schedule.max_epochs'? keys at the top level:"),
-            ("search.zzz=3", "unknown key 'search.zzz'; keys in 'search': sampler, seed"),
+            ("search.zzz=3", "unknown key 'search.zzz'; keys in 'search': sampler, duplicates, seed"),
         ],
     )
     def test_unknown(self, override: str, start: str) -> None:
@@ -86,9 +86,11 @@ class TestValues:
     @pytest.mark.parametrize(
         ("override", "message"),
         [
-            ("search.sampler=tppe", "search.sampler is 'tppe'; did you mean 'tpe'? it is one of tpe, random, grid"),
+            ("search.sampler=tppe",
+             "search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, tpe, gp, cmaes, qmc, random, grid"),
             ("goal=up", "goal is 'up'; it is one of maximize, minimize"),
-            ("schedule.scheduler=ASHA", "schedule.scheduler is 'ASHA'; did you mean 'asha'? it is one of asha, none"),
+            ("schedule.scheduler=ASHA",
+             "schedule.scheduler is 'ASHA'; did you mean 'asha'? it is one of asha, hyperband, median, pbt, pb2, none"),
             ("name=a/b", "name is 'a/b'; a sweep's name is up to 56 letters, digits, '-' and '_', the first a letter or"
                          " digit"),
             ("trainable=3", "trainable is 3; a trainable is a name, package.module:NAME, or class paths under 'model'"
@@ -312,7 +314,7 @@ def test_a_rejected_spec_exits_with_2_and_writes_nothing(tmp_path: Path) -> None
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines()[0] == (
-        "error: search.sampler is 'tppe'; did you mean 'tpe'? it is one of tpe, random, grid"
+        "error: search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, tpe, gp, cmaes, qmc, random, grid"
     )
     assert done.stderr.splitlines()[1].startswith("error: unknown key 'budgt'; did you mean 'budget'?")
     assert len(done.stderr.splitlines()) == 2

@@ -122,6 +122,7 @@ class Reporter(Checkpoint):
         self._attempt, self._model_args = attempt, model_args
         self._validated = False
         self._checkpoint: dict[str, Any] | None = None
+        self._fresh: list[list[dict[str, Any]]] = []
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -144,6 +145,16 @@ class Reporter(Checkpoint):
             for logger in trainer.loggers:
                 logger.log_metrics({**report.metrics, "epoch": report.epoch - 1}, self._checkpoint["global_step"])
         trainer.should_stop = self._attempt.stopped
+        if self._attempt.job.changes:
+            self._fresh = [_settings(optimizer) for optimizer in trainer.optimizers]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the optimizers the trial's own hyperparameters again: a copied checkpoint brought the donor's."""
+        for optimizer, fresh in zip(trainer.optimizers, self._fresh, strict=False):
+            schedulers = [
+                config.scheduler for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is optimizer
+            ]
+            _rebase(optimizer, fresh, schedulers)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget that the last epoch was validated; in the first, draw random numbers where the checkpoint left off."""
@@ -183,6 +194,24 @@ class Reporter(Checkpoint):
             final=trainer.should_stop or epoch >= self._attempt.spec.schedule.max_epochs,
         )
         trainer.should_stop = trainer.should_stop or self._attempt.stopped
+
+
+def _settings(optimizer: Any) -> list[dict[str, Any]]:
+    """What an optimizer was made with, for each group of parameters."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def _rebase(optimizer: Any, fresh: list[dict[str, Any]], schedulers: list[Any]) -> None:
+    """Put an optimizer whose state was restored on other settings; how far a schedule has come stays as it is."""
+    for index, (group, settings) in enumerate(zip(optimizer.param_groups, fresh, strict=True)):
+        before = group.get("initial_lr", group["lr"])
+        done = group["lr"] / before if before else 1.0
+        group.update(settings)
+        base = settings.get("initial_lr", settings["lr"])
+        group["lr"] = base * done
+        for scheduler in schedulers:
+            if hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs[index] = base
 
 
 class _PreparedData:

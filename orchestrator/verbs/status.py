@@ -20,11 +20,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder, spec = front.find_sweep(arguments)
     ledger, status = front.look(folder, spec)
-    document = results.build(spec, folder, ledger.records, status)
+    document = results.build(spec, folder, ledger.records, status, ledger.recall("end"))
     if arguments.json:
         print(json.dumps(document, indent=1))
         return 0
-    from orchestrator.progress import Progress, make_console, trial_table
+    from orchestrator.progress import Progress, make_console, print_advice, trial_table
 
     console = make_console()
     running = [record for record in ledger.records if record.state == "RUNNING"]
@@ -40,6 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     for trial in document["trials"]:
         if trial["error"] and trial["state"] == "FAIL":
             console.print(f"trial {trial['number']}: {trial['error']}", soft_wrap=True, markup=False)
+    if document["end"]:
+        console.print(f"\nthe sweep ended: {document['end']}", soft_wrap=True, markup=False)
+    if status == "finished":
+        print_advice(console, spec, ledger)
     if status != "running" and (running or status in ("dead", "interrupted")):
         console.print(f"\nto go on: python -m orchestrator resume {folder.show('').rstrip('/')}", soft_wrap=True)
     return 0
