@@ -112,6 +112,16 @@ def load_object(reference: str) -> Any:
     return _attribute(module, name)
 
 
+def load_class(class_path: str) -> Any:
+    """The class of `package.module.Class`. Imports its module.
+
+    Raises:
+        SpecError: there is no such class.
+    """
+    module, _, name = class_path.rpartition(".")
+    return _attribute(module, name)
+
+
 def load_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable:
     """The trainable of a name, of `package.module:NAME`, or of class paths. Imports its module, and so torch.
 
@@ -131,7 +141,7 @@ def load_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable:
             " class, or a function train(context, **hyperparameters)"
         )
     parts = {part: reference.get(part) for part in ("model", "data")}
-    classes = {part: _attribute(*given["class_path"].rsplit(".", 1)) for part, given in parts.items() if given}
+    classes = {part: load_class(given["class_path"]) for part, given in parts.items() if given}
     arguments = {part: given.get("init_args") or {} for part, given in parts.items() if given}
     return Trainable(
         model=classes["model"],

@@ -253,7 +253,7 @@ class Spec(_Section):
     export: Literal["onnx"] | None = None
     """Once the sweep has finished, export its winner, checked, as `trials/NUMBER/model.onnx`."""
     trainer: dict[str, Any] = {}
-    """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`."""
+    """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`; `callbacks` as class paths."""
     storage: str = Field(default=DEFAULT_STORAGE, min_length=1)
     """The folder, or any URL that pyarrow knows, for the sweep's own; `ORCHESTRATOR_STORAGE` is another default."""
 
@@ -295,7 +295,6 @@ TRAINER_ELSEWHERE = {
     "max_steps": "schedule.max_epochs",
     "max_time": "budget.wall_time_s",
     "fast_dev_run": "schedule.max_epochs",
-    "callbacks": "trainable",
     "precision": "resources.precision",
     "strategy": "resources.strategy",
     "devices": "resources.workers",
@@ -520,6 +519,9 @@ def _problems_between(spec: Spec) -> Iterator[str]:
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
     yield from _problems_with_training(spec, {plain_name(name) for name in (*spec.params, *space)})
+    yield from _problems_with_callbacks(spec.trainer.get("callbacks", []))
+    if "trainer.callbacks" in {*spec.params, *space}:
+        yield "trainer.callbacks is no hyperparameter; write it under 'trainer', the same for every trial"
     for name, said in TRAINER_ELSEWHERE.items():
         for place, given in (("", spec.trainer), ("params.trainer.", spec.params), ("space: trainer.", space)):
             if (f"trainer.{name}" if place else name) in given:
@@ -541,6 +543,21 @@ def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:
             f"training.lr_scaling is '{training.lr_scaling}' and training.batch_size 'global', which does not grow with"
             " the number of workers: take one of them out"
         )
+
+
+def _problems_with_callbacks(callbacks: object) -> Iterator[str]:
+    """Callbacks are written as LightningCLI users write them: each a class path and its arguments."""
+    if not isinstance(callbacks, list):
+        yield f"trainer.callbacks is {callbacks!r}; it is a list of class_path and init_args"
+        return
+    for given in callbacks:
+        try:
+            path = ClassPath.model_validate(given).class_path
+        except ValidationError:
+            yield f"trainer.callbacks has {given!r}; each is a mapping of class_path and, if need be, init_args"
+        else:
+            if problem := catalog.problem_with_class(path):
+                yield f"trainer.callbacks: {problem}"
 
 
 def plain_name(hyperparameter: str) -> str:

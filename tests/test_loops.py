@@ -62,6 +62,13 @@ class Drawing(pl.LightningModule):
         return DataLoader(TensorDataset(torch.ones(4, 4)), batch_size=4)
 
 
+class Patient(Drawing):
+    """Brings no callback of its own."""
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return []
+
+
 class Noise:
     """Eight small images in place of CIFAR-10."""
 
@@ -171,6 +178,14 @@ class TestGoingOn:
         train(tmp_path / "cut", impatient, stop_at(2))
         after, ended = train(tmp_path / "cut", impatient, go_on)
         assert ([report.epoch for report in after], ended.outcome) == ([2, 3], Outcome.COMPLETE)
+
+    def test_callbacks_of_the_spec_are_the_trials_too(self, tmp_path: Path) -> None:
+        stopping = {
+            "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+            "init_args": {"monitor": "val/constant", "patience": 1},
+        }
+        reports, ended = train(tmp_path, Trainable(model=Patient), go_on, trainer={"callbacks": [stopping]})
+        assert ([report.epoch for report in reports], ended.outcome) == ([1, 2], Outcome.COMPLETE)
 
     def test_the_same_seed_gives_the_same_curve(self, tmp_path: Path) -> None:
         first, second = (train(tmp_path / name, Trainable(model=Drawing), go_on)[0] for name in ("first", "second"))

@@ -146,6 +146,27 @@ class TestValues:
     def test_impossible_together(self, overrides: list[str], message: str) -> None:
         assert problem(*overrides) == message
 
+    @pytest.mark.parametrize(
+        ("override", "start"),
+        [
+            ("trainer.callbacks=x", "trainer.callbacks is 'x'; it is a list of class_path and init_args"),
+            ("trainer.callbacks=[x]", "trainer.callbacks has 'x'; each is a mapping of class_path"),
+            (
+                "trainer.callbacks=[{class_path: nowhere.Stop}]",
+                "trainer.callbacks: 'nowhere.Stop': no module 'nowhere'",
+            ),
+            ("params.trainer.callbacks=x", "trainer.callbacks is no hyperparameter"),
+            (
+                "training.batch_size=global",
+                "training.batch_size is 'global', but neither params nor the space says how",
+            ),
+            ("resources.strategy=dpp", "resources.strategy is 'dpp'; it is one of auto, ddp"),
+            ("resources.strategy=nowhere:X", "resources.strategy is 'nowhere:X'; 'nowhere:X': no module 'nowhere'"),
+        ],
+    )
+    def test_callbacks_strategies_and_shares(self, override: str, start: str) -> None:
+        assert problem(override).startswith(start)
+
     @pytest.mark.parametrize("name", specs.TRAINER_ELSEWHERE)
     def test_what_the_trainer_is_told_elsewhere_is_a_key_of_the_spec(self, name: str) -> None:
         section, _, key = specs.TRAINER_ELSEWHERE[name].partition(".")

@@ -81,7 +81,13 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
         **routed,
         "max_epochs": spec.schedule.max_epochs,
         "precision": resources.precision,
-        "callbacks": [ours],
+        "callbacks": [
+            *(
+                catalog.load_class(given["class_path"])(**given.get("init_args", {}))
+                for given in spec.trainer.get("callbacks", [])
+            ),
+            ours,
+        ],
         "logger": attempt.tracker.logger() or False,
         "default_root_dir": str(attempt.scratch),
         "plugins": [Handover(attempt.handover, attempt.take)],
