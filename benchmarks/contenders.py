@@ -24,7 +24,7 @@ from benchmarks.table import EPOCHS, SPACE
 from orchestrator import schedule
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
-from orchestrator.messages import Ended, Outcome, Report
+from orchestrator.messages import Ended, Outcome, Report, Verdict
 from orchestrator.space import Choice, Float, Int
 from orchestrator.spec import Spec
 
@@ -59,12 +59,12 @@ class Ours:
         folder = SweepFolder(self._place.name, "sweep")
         folder.create()
         self._ledger = Ledger(folder, self._spec, create=True)
-        self._scheduler = schedule.build(self._spec, [])
+        self._scheduler = schedule.build(self._spec)
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
         """The ledger's next trial."""
         record = self._ledger.ask()
-        self._scheduler.on_trial_add(None, self._trial(record.number))
+        self._scheduler.begin(record.number, record.params)
         return record.number, record.params
 
     def tell(self, number: int, epoch: int, loss: float) -> bool:
@@ -78,18 +78,14 @@ class Ours:
             checkpoint=None,
             best_checkpoint=None,
         )
-        trial, result = self._trial(number), {"epoch": epoch, "value": loss}
-        if epoch < EPOCHS and self._scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE:
+        verdict = self._scheduler.report(number, epoch, loss)
+        if epoch < EPOCHS and verdict is Verdict.CONTINUE:
             self._ledger.report(report)
             return True
-        self._scheduler.on_trial_complete(None, trial, result)
         outcome = Outcome.COMPLETE if epoch == EPOCHS else Outcome.PRUNED
         self._ledger.end(Ended(number=number, outcome=outcome, report=report))
+        self._scheduler.end(number)
         return False
-
-    @staticmethod
-    def _trial(number: int) -> _Trial:
-        return _Trial(str(number), {"number": number})
 
 
 class RayTune:
