@@ -336,14 +336,21 @@ def to_spec(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         spec["name"] = re.sub(r"[^A-Za-z0-9_]+", "-", str(data["name"])).strip("-")[:56]
     stopping = data.get("early_terminate")
     spec["schedule"] = {"scheduler": "none"} if stopping is None else _schedule(stopping, problems)
-    if "run_cap" in data:
-        spec["budget"] = {"trials": data["run_cap"]}
+    if budget := _budget(data):
+        spec["budget"] = budget
     if tracking := {key: data[key] for key in ("project", "entity") if key in data}:
         spec["tracking"] = tracking
     if problems:
         raise SpecError(problems)
     others = {key: value for key, value in data.items() if key not in (*WITH_MEANING, *WITHOUT_MEANING)}
     return spec | others, [*_notes(data)]
+
+
+def _budget(data: Mapping[str, Any]) -> dict[str, Any]:
+    """When the sweep is over."""
+    metric = data.get("metric")
+    budget = {"trials": data["run_cap"]} if "run_cap" in data else {}
+    return budget | ({"target": metric["target"]} if isinstance(metric, Mapping) and "target" in metric else {})
 
 
 def _metric(data: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -381,7 +388,7 @@ def _at_least(stopping: Mapping[str, Any]) -> dict[str, Any]:
 def _notes(data: Mapping[str, Any]) -> Iterator[str]:
     ignored = [key for key in WITHOUT_MEANING if key in data]
     metric = data.get("metric") or {}
-    ignored += [f"metric.{key}" for key in ("target", "impute", "impute_while_running") if key in metric]
+    ignored += [f"metric.{key}" for key in ("impute", "impute_while_running") if key in metric]
     ignored += ["early_terminate.strict"] if "strict" in (data.get("early_terminate") or {}) else []
     if ignored:
         yield f"{', '.join(ignored)} mean nothing here and are left out"

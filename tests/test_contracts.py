@@ -5,7 +5,7 @@ import logging
 import pickle
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from orchestrator import catalog, sources, wandb_yaml
 from orchestrator import spec as specs
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
-from orchestrator.space import Space
+from orchestrator.messages import Ended, Outcome, Report
+from orchestrator.prior import Normal
+from orchestrator.space import Choice, Float, Space
 from orchestrator.spec import Spec
 from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
 
@@ -133,6 +135,38 @@ class TestSweeps:
         assert Spec.from_yaml(spec.to_yaml()) == spec
 
 
+def proposals(space: Space, storage: Path, *, sampler: str, trials: int) -> list[Mapping[str, Any]]:
+    """The first configurations of a sweep whose trials all end with the same value."""
+    folder = SweepFolder(str(storage), sampler)
+    folder.create()
+    data: dict[str, Any] = {"name": sampler, "trainable": "x", "space": space.to_data(), "metric": "m",
+                            "goal": "minimize", "search": {"sampler": sampler, "seed": 1}}  # fmt: skip
+    ledger = Ledger(folder, Spec.model_validate(data), create=True)
+    found = []
+    for _ in range(trials):
+        record = ledger.ask()
+        found.append(record.params)
+        report = Report(number=record.number, epoch=1, value=1.0, metrics={}, best_epoch=1, checkpoint=None,
+                        best_checkpoint=None)  # fmt: skip
+        ledger.end(Ended(number=record.number, outcome=Outcome.COMPLETE, report=report))
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc", "random"])
+class TestSamplers:
+    def test_none_proposes_what_breaks_a_constraint(self, sampler: str, tmp_path: Path) -> None:
+        # A fiftieth of the square fulfils it.
+        space = Space({"a": Float(0, 1), "b": Float(0, 1), "hidden": Choice([[8], [8, 8]])}, ["a + b <= 0.2"])
+        found = proposals(space, tmp_path, sampler=sampler, trials=15)
+        assert [problem for params in found for problem in space.problems_with(params)] == []
+
+    def test_priors_are_where_it_begins(self, sampler: str, tmp_path: Path) -> None:
+        space = Space({"a": Float(0, 1, prior=Normal(0.2, 0.02)), "b": Choice([[1], [2]], prior=[1, 0])})
+        found = proposals(space, tmp_path, sampler=sampler, trials=8)
+        believed = [0.1 <= params["a"] <= 0.3 and params["b"] == [1] for params in found]  # five standard deviations
+        assert all(believed) is (sampler != "qmc")  # a sequence covers the space, whatever is believed
+
+
 @pytest.mark.parametrize("space", SPACES.values(), ids=list(SPACES))
 class TestSpaces:
     def test_it_is_plain_data(self, space: Space) -> None:
@@ -148,6 +182,11 @@ class TestSpaces:
         for _ in range(10):
             assert space.problems_with(ledger.ask().params) == []
         assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+    def test_its_defaults_are_tried_first(self, space: Space, tmp_path: Path) -> None:
+        first = proposals(space, tmp_path, sampler="tpe", trials=1)[0]
+        default = space.default_params()
+        assert {name: first[name] for name in default} == default
 
     def test_it_compiles_to_wandb(self, space: Space) -> None:
         parameters = wandb_yaml.to_wandb(space)

@@ -191,14 +191,14 @@ class TestFiles:
         assert spec.name == "my-sweep-the-2nd"
         assert (spec.metric, spec.goal, spec.search.sampler) == ("val/loss", "minimize", "tpe")
         assert (spec.schedule.scheduler, spec.schedule.grace_epochs, spec.schedule.reduction_factor) == ("asha", 2, 4)
-        assert (spec.budget.trials, spec.budget.wall_time_s) == (12, 60)
+        assert (spec.budget.trials, spec.budget.target, spec.budget.wall_time_s) == (12, 0.1, 60)
         assert (spec.tracking.project, spec.tracking.entity) == ("digits", "team")
         assert spec.load_space() == Space(
             {"lr": Float(1e-4, 0.1, log=True), "dropout": Choice([0.15, 0.2, 0.25]), "channels": Fixed(8)}
         )
         start = f"{tmp_path}/theirs.yaml is a W&B sweep: "
         assert notes == [
-            f"{start}program, command, metric.target, early_terminate.strict mean nothing here and are left out",
+            f"{start}program, command, early_terminate.strict mean nothing here and are left out",
             f"{start}method bayes is search.sampler=tpe here",
         ]
 
