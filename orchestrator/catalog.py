@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator import signature
 from orchestrator.errors import InputError, SpecError
 from orchestrator.naming import near_miss
 from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
@@ -38,6 +39,20 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    """A mapping whose keys are there once: of two, YAML libraries take the last, and say nothing."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+    loader.flatten_mapping(node)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _construct_mapping(loader, node, deep=True))
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """Read YAML.
 
@@ -47,7 +62,29 @@ def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as exc:
-        raise InputError(f"{source} is not valid YAML: {' '.join(str(exc).split())}") from exc
+        mark = getattr(exc, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(exc, "problem", None) or " ".join(str(exc).split())
+        raise InputError(f"{source} is not valid YAML{where}: {what}") from exc
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        InputError: it cannot be read, or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path} cannot be read as text in UTF-8: {exc}") from exc
+    return parse_yaml(text, str(path))
+
+
+def kind_of(data: object) -> str:
+    """What a YAML file holds, in a word."""
+    kinds = {list: "a list", dict: "a mapping", str: "text", type(None): "nothing", bool: "a truth value"}
+    return kinds.get(type(data), "a number")
 
 
 def write_yaml(data: Any) -> str:
@@ -76,6 +113,58 @@ def summary(path: Path) -> str:
             return f"is not Python: {exc}"
     first = text.partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else ""
+
+
+def foresee_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable | None:
+    """The trainable that `load_trainable` would give, its classes read from their files and not run.
+
+    Its `route` tells hyperparameters that nothing takes. None where the files alone cannot tell.
+    """
+    if not isinstance(reference, str):
+        parts = {part: reference.get(part) or {} for part in ("model", "data")}
+        classes = {part: _foresee_class(given["class_path"]) for part, given in parts.items() if given}
+        arguments = {part: given.get("init_args") or {} for part, given in parts.items()}
+        return Trainable(
+            model=classes["model"],
+            data=classes.get("data"),
+            model_args=arguments["model"],
+            data_args=arguments["data"],
+        )
+    path, name = _file_of(reference)
+    node = signature.defined(path, name) if path else None
+    match node:
+        case ast.ClassDef() if path:
+            return Trainable(model=signature.foresee(path, name))
+        case ast.Call(func=ast.Name(id=("Trainable" | "TrainFunction") as kind), keywords=keywords) if path:
+            given = {each.arg: each.value for each in keywords if isinstance(each.arg, str)}
+            named = {part: node.id for part, node in given.items() if isinstance(node, ast.Name)}
+            built = {part: signature.foresee(path, named.get(part, "")) for part in given}
+            if kind == "TrainFunction" and "train" in built:
+                return TrainFunction(train=built["train"])
+            if kind == "Trainable" and "model" in built:
+                return Trainable(model=built["model"], data=built.get("data"))
+    return None
+
+
+def trainer_arguments() -> frozenset[str]:
+    """What Lightning's Trainer takes, read from its file; nothing where Lightning is not installed."""
+    foreseen = _foresee_class("lightning.pytorch.trainer.trainer.Trainer")
+    return frozenset(foreseen.__signature__.parameters) - {signature.ANYTHING_AT_ALL}
+
+
+def _file_of(reference: str) -> tuple[Path | None, str]:
+    """Where a trainable of that name, or `package.module:NAME`, is written, and what it is called there."""
+    if ":" not in reference:
+        return names(TRAINABLES).get(reference), "TRAINABLE"
+    module, _, name = reference.partition(":")
+    spec = find_module(module)
+    return (Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None), name
+
+
+def _foresee_class(class_path: str) -> signature.Foreseen:
+    module, _, name = class_path.rpartition(".")
+    path, _ = _file_of(f"{module}:{name}")
+    return signature.foresee(path, name) if path else signature.Foreseen(name, signature.ANYTHING)
 
 
 def problem_with_trainable(reference: str) -> str | None:
@@ -163,7 +252,8 @@ def find_sweep(reference: str) -> Path:
     known = names(SWEEPS)
     if reference in known:
         return known[reference]
-    raise SpecError(unknown("sweep", reference, {**known, **{str(p): p for p in path.parent.glob("*.y*ml")}}, ""))
+    files = {str(file): file for file in path.parent.glob("*.y*ml")} if path.suffix else {}
+    raise SpecError(unknown("sweep", reference, {**known, **files}, "or give a YAML file"))
 
 
 def folders(kind: str) -> Iterable[Path]:

@@ -6,11 +6,14 @@ import argparse
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from orchestrator import verbs
 from orchestrator.errors import InputError, OrchestratorError
+from orchestrator.naming import near_miss
 
 EXAMPLES = """\
 examples:
@@ -22,33 +25,75 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message.replace(', key=value', '')}; `{self.prog} --help` tells more")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 1 for what went wrong, 2 for input that breaks rules."""
     sys.path[:0] = [] if os.getcwd() in sys.path or "" in sys.path else [os.getcwd()]  # as `python -m` does
-    parser = make_parser()
-    arguments, more = parser.parse_known_args(argv)
-    if any(word.startswith("-") or "=" not in word for word in more) or (more and "words" not in arguments):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if more:  # argparse takes what stands before the first option only
-        arguments.words += more
-    run: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        return run(arguments)
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        code = run(arguments)
+        sys.stdout.flush()
     except InputError as exc:
         print("\n".join(f"error: {problem}" for problem in exc.problems), file=sys.stderr)
         return exc.exit_code
     except OrchestratorError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
+    except BrokenPipeError:  # whoever read our output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The verb and its arguments.
+
+    Raises:
+        InputError: there is no such verb or option.
+    """
+    parser = make_parser()
+    known = [module.name for module in pkgutil.iter_modules(verbs.__path__)]
+    if words and not words[0].startswith("-") and words[0] not in known:
+        raise InputError(f"no verb '{words[0]}'{near_miss(words[0], known) or ';'} there are: {', '.join(known)}")
+    arguments, more = parser.parse_known_args(words)
+    problems = []
+    for word in more:
+        if word.startswith("-"):
+            options = [option for option in arguments.parser._option_string_actions if option.startswith("--")]
+            name = word.partition("=")[0]
+            if "." in name:
+                problems.append(f"no option '{name}'; overrides have no dashes: write {word.lstrip('-')}")
+            else:
+                hint = near_miss(name, options) or ";"
+                problems.append(f"no option '{name}'{hint} {words[0]} has: {', '.join(options)}")
+        elif "=" not in word or "words" not in arguments:
+            problems.append(f"{words[0]} takes no '{word}'; `{arguments.parser.prog} --help` tells what it takes")
+    if problems:
+        raise InputError(problems)
+    if more:  # argparse takes what stands before the first option only
+        arguments.words += more
+    return arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of every verb: those of `orchestrator/verbs/`, `search` first."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m orchestrator",
         description="Hyperparameter sweeps for PyTorch Lightning on Ray, with Optuna and Weights & Biases.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=16, width=100),
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -60,5 +105,5 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=text[0].lower() + text[1:].rstrip("."), description=text, allow_abbrev=False
         )
         verb.add_arguments(sub)
-        sub.set_defaults(run=verb.run)
+        sub.set_defaults(run=verb.run, parser=sub)
     return parser

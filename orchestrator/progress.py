@@ -32,6 +32,7 @@ class Progress:
         self.total = spec.trials
         self._began = time.monotonic()
         self._first_began: float | None = None
+        self._attempts_before = {record.number: record.attempts for record in ledger.records}
         self._ended_before = self._ended()
         self._said: set[str] = set()
 
@@ -43,7 +44,8 @@ class Progress:
 
     def changed(self, record: TrialRecord) -> None:
         """A trial began, reported or ended."""
-        if self._first_began is None and record.started is not None:
+        # Not the start that an earlier run of the sweep saw: this one's pace counts from its own.
+        if self._first_began is None and record.attempts > self._attempts_before.get(record.number, 0):
             self._first_began = time.monotonic()
 
     def tick(self) -> None:
@@ -87,7 +89,7 @@ class Lines(Progress):
             return
         self._shown.add(record.number)
         value = "" if record.value is None else f"  {self.spec.metric} {record.value:.4g}"
-        what = f"trial {record.number}  {record.state}{value}  {len(record.curve)} epochs"
+        what = f"trial {record.number}  {record.state}{value}  {many(len(record.curve), 'epoch')}"
         self.console.print(Text(f"{what}{f'  {record.error}' if record.error else ''}  |  {self.line()}"))
 
 
@@ -120,7 +122,8 @@ def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) 
     """Show a sweep's progress while the block runs, as the output allows."""
     console = make_console()
     new = "resuming" if ledger.records else "sweep"
-    console.print(f"{new} {spec.name}: {spec.trials} trials, {at_once.trials} at once; {folder.show('')}")
+    at_most = f"up to {at_once.trials} at once" if at_once.trials > 1 else "one at a time"
+    console.print(f"{new} {spec.name}: {many(spec.trials, 'trial')}, {at_most}; {folder.show('')}")
     if not console.is_terminal:
         console.print("starting workers ...")
         yield Lines(console, spec, ledger)
@@ -155,6 +158,7 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     """The end of a sweep: the best trials, the winner, and where everything is."""
     best = ranking.ranked(spec.goal, records)
     states = {state: sum(record.state == state for record in records) for state in STYLES}
+    states["to be resumed"] = states.pop("RUNNING")
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     console.print(f"\n{spec.name}: {counts} in {duration(elapsed_s)}\n", soft_wrap=True)
     if not best:
@@ -194,6 +198,11 @@ def make_console() -> Console:
 def plain(value: Any) -> str:
     """A hyperparameter, short enough for a table."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def many(count: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

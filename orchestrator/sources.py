@@ -285,7 +285,7 @@ def _of_data(data: Any, where: str, within: tuple[str, ...]) -> Space:
 def _read_file(path: Path) -> Any:
     if not path.is_file():
         raise SpaceError(f"no search space file '{path}'")
-    return catalog.parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return catalog.read_yaml(path)
 
 
 @cache

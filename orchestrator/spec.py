@@ -327,9 +327,9 @@ def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[s
         SpecError: with every problem found, of syntax, keys, values and names.
     """
     path = catalog.find_sweep(reference or DEFAULT_SWEEP)
-    data = catalog.parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    data = catalog.read_yaml(path)
     if not isinstance(data, dict):
-        raise SpecError(f"{path} holds {type(data).__name__}; a sweep is a mapping of keys such as 'trainable'")
+        raise SpecError(f"{path} holds {catalog.kind_of(data)}; a sweep is a mapping of keys such as 'trainable'")
     if wandb_yaml.is_sweep(data):
         data, notes = wandb_yaml.to_spec(data)
         for text in notes:
@@ -426,6 +426,20 @@ def _is_other_branch(error: Any, data: Mapping[str, Any]) -> bool:
     return len(error["loc"]) == 2 and error["loc"][1] == "str" and isinstance(data.get(error["loc"][0]), Mapping)
 
 
+# What pydantic calls a broken rule about a number, and what to write instead.
+NUMBER_RULES = {
+    "greater_than_equal": "write a number from {ge}",
+    "greater_than": "write a number above {gt}",
+    "less_than_equal": "write a number up to {le}",
+    "less_than": "write a number below {lt}",
+    "int_parsing": "write a whole number, such as 10",
+    "int_type": "write a whole number, such as 10",
+    "int_from_float": "write a whole number, such as 10",
+    "float_parsing": "write a number, such as 0.5",
+    "float_type": "write a number, such as 0.5",
+}
+
+
 def _sentence(error: Any) -> str:
     """One of pydantic's errors, in this project's words: the rule, the value, the remedy."""
     place = [str(part) for part in error["loc"]]
@@ -448,6 +462,10 @@ def _sentence(error: Any) -> str:
             return f"{key} is {value!r}{near_miss(str(value), known) or ';'} it is one of {', '.join(known)}"
         case "value_error":
             return f"{key} is {value!r}; {error['ctx']['error']}"
+        case "model_type" | "model_attributes_type":
+            return f"{key} is {value!r}; it is a section, with the keys {', '.join(_keys_at(place))}"
+        case kind if kind in NUMBER_RULES:
+            return f"{key} is {value!r}; {NUMBER_RULES[kind].format(**error.get('ctx', {}))}"
         case _:
             return f"{key} is {value!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
@@ -518,6 +536,7 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         yield "budget.gpu_hours is counted in GPUs, and trials have none; set resources.gpus_per_worker, or wall_time_s"
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
+    yield from _problems_with_routes(spec, space)
     yield from _problems_with_training(spec, {plain_name(name) for name in (*spec.params, *space)})
     yield from _problems_with_callbacks(spec.trainer.get("callbacks", []))
     if "trainer.callbacks" in {*spec.params, *space}:
@@ -529,6 +548,22 @@ def _problems_between(spec: Spec) -> Iterator[str]:
     scheme, is_url, _ = spec.storage.partition("://")
     if is_url and scheme not in STORAGE_SCHEMES:
         yield f"storage is '{spec.storage}'; a URL starts with one of {', '.join(STORAGE_SCHEMES)}"
+
+
+def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
+    """Hyperparameters and arguments that nothing takes, as far as the files of what is trained tell."""
+    reference = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model_dump()
+    trainable = catalog.foresee_trainable(reference)
+    try:
+        routed = trainable.route(dict.fromkeys((*spec.params, *space))) if trainable else {}
+    except SpecError as exc:
+        yield from exc.problems
+        return
+    if unsure := {*spec.trainer, *routed.get("trainer", {})} - TRAINER_ELSEWHERE.keys():
+        known = catalog.trainer_arguments()
+        for name in sorted(unsure - known) if known else ():
+            hint = near_miss(name, known) or f"; it takes: {', '.join(sorted(known - TRAINER_ELSEWHERE.keys()))}"
+            yield f"trainer.{name}: Lightning's Trainer takes no '{name}'{hint}"
 
 
 def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:

@@ -590,8 +590,11 @@ def _run(
         view.notice(notice)
     stack.enter_context(_logging_to(folder))
     sweep = Sweep(spec, folder, ledger, view)
-    stack.enter_context(sweep.signals())
+    stack.enter_context(sweep.signals())  # also while Ray starts, which takes seconds
     stack.enter_context(cluster.connected())
+    stack.enter_context(
+        sweep.signals()
+    )  # Ray has put handlers of its own in their place (ray/_private/worker.py, init)
     sweep.run(at_once.trials)
     return sweep
 

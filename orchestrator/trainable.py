@@ -94,7 +94,13 @@ class Trainable(AnyTrainable):
             "data": dict(self.data_args),
             "trainer": {},
         }
-        problems = []
+        problems = [
+            f"init_args: {self._name_of(part)} takes no '{name}'{near_miss(name, taken) or ';'}"
+            f" it takes: {', '.join(sorted(taken)) or 'none'}"
+            for part, taken in accepts.items()
+            for name in routed[part]
+            if taken is not None and name not in taken
+        ]
         for name, value in params.items():
             part, _, rest = name.partition(".")
             if rest and part in PARTS:

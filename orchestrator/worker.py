@@ -115,7 +115,7 @@ class Worker:
 
     def _fail(self, job: Job, exc: BaseException) -> None:
         """Say why this worker is about to go down with its group, and close the trial's run."""
-        error = str(exc) if isinstance(exc, InputError) else first_line(exc)
+        error = "; ".join(exc.problems) if isinstance(exc, InputError) else first_line(exc)
         where = f"rank {self.rank}: " if self.world_size > 1 else ""
         outcome = Outcome.REJECTED if isinstance(exc, InputError) else failures.kind(error)
         self._tracker.close(outcome, None, error, {})

@@ -29,6 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{change}\nundo that, or make it a version of its own; --as-recorded goes on with the space as it was"
         )
+    if not arguments.words and front.look(folder, spec)[1] == "finished":
+        print(f"{spec.name} is finished; a larger budget goes on with it, e.g. budget.trials={2 * spec.trials}")
+        return 0
     if arguments.words:
         now = datetime.now()
         before, changed = (
