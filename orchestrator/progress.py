@@ -32,7 +32,7 @@ class Progress:
         self.total = spec.trials
         self._began = time.monotonic()
         self._first_began: float | None = None
-        self._attempts_before = {record.number: record.attempts for record in ledger.records}
+        self._attempts_before = {record.number: len(record.attempts) for record in ledger.records}
         self._ended_before = self._ended()
         self._said: set[str] = set()
 
@@ -45,7 +45,7 @@ class Progress:
     def changed(self, record: TrialRecord) -> None:
         """A trial began, reported or ended."""
         # Not the start that an earlier run of the sweep saw: this one's pace counts from its own.
-        if self._first_began is None and record.attempts > self._attempts_before.get(record.number, 0):
+        if self._first_began is None and len(record.attempts) > self._attempts_before.get(record.number, 0):
             self._first_began = time.monotonic()
 
     def tick(self) -> None:
@@ -216,7 +216,11 @@ def duration(seconds: float) -> str:
 
 
 def _took(record: TrialRecord) -> str:
-    if record.started is None:
+    """The time that a trial was worked on: what lies between its attempts, or after the last one, is not."""
+    if not record.attempts:
         return ""
-    seconds = ((record.ended or datetime.now().astimezone()) - record.started).total_seconds()
+    *before, last = record.attempts
+    until = last.ended or (datetime.now().astimezone() if record.state == "RUNNING" else record.ended or last.started)
+    worked = [(each.ended - each.started).total_seconds() for each in before if each.ended]
+    seconds = sum(worked) + (until - last.started).total_seconds()
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)

@@ -429,7 +429,7 @@ def _is_other_branch(error: Any, data: Mapping[str, Any]) -> bool:
 # What pydantic calls a broken rule about a number, and what to write instead.
 NUMBER_RULES = {
     "greater_than_equal": "write a number from {ge}",
-    "greater_than": "write a number above {gt}",
+    "greater_than": "write a number above {gt:g}",
     "less_than_equal": "write a number up to {le}",
     "less_than": "write a number below {lt}",
     "int_parsing": "write a whole number, such as 10",

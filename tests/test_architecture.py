@@ -34,7 +34,18 @@ SPACES = {
     "comparison",
     "sources",
 }
-VOCABULARY = {"errors", *SPACES, "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
+VOCABULARY = {
+    "errors",
+    *SPACES,
+    "spec",
+    "messages",
+    "trainable",
+    "signature",
+    "naming",
+    "catalog",
+    "context",
+    "__init__",
+}
 RULES = {"advice", "auto", "ends", "failures", "population", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
 WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "process_group", *LOOPS}

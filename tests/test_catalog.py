@@ -201,5 +201,5 @@ print(sources.load_space("digits") is not None)
             catalog.load_trainable("json:load_all")
 
     def test_yaml_that_is_none(self) -> None:
-        with pytest.raises(InputError, match=r"file\.yaml is not valid YAML: .* line 2"):
+        with pytest.raises(InputError, match=r"file\.yaml is not valid YAML, line 2, column \d+: "):
             catalog.parse_yaml("a: 1\nb: [", "file.yaml")

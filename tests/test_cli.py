@@ -82,7 +82,7 @@ class TestHelp:
         assert run(capsys)[0] == 2
         code, _, err = run(capsys, "serach")
         assert code == 2
-        assert "invalid choice: 'serach'" in err
+        assert "no verb 'serach'; did you mean 'search'?" in err
 
 
 class TestWhatDoesNotExist:
@@ -182,7 +182,9 @@ class TestBest:
         assert f"{tmp_path}/moved/small/trials/0/epoch-0001.ckpt" in out
 
 
-@pytest.mark.parametrize("key", ["name=x", "storage=/x", "space=digits", "goal=minimize", "metric=x", "params.x=1"])
+@pytest.mark.parametrize(
+    "key", ["name=x", "storage=/x", "space=digits", "goal=minimize", "metric=x", "params.held_out=120"]
+)
 def test_resume_keeps_what_the_sweep_is(capsys: pytest.CaptureFixture[str], sweep: SweepFolder, key: str) -> None:
     code, _, err = run(capsys, "resume", "small", key)
     name = key.partition("=")[0].partition(".")[0]

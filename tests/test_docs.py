@@ -40,7 +40,10 @@ COMMAND = re.compile(r"(?:\.venv/bin/)?python -m (orchestrator(?:\.search)?)\b([
 FIELDS = re.compile(r"(?<=<!-- fields: made by tests/test_docs.py -->\n).*?(?=<!-- /fields -->)", re.DOTALL)
 
 # The classes of the README's example of a user's own model, which are the reader's to have.
-READERS_FILES = {"my_package/models.py": "class Net: ...", "my_package/data.py": "class Images: ..."}
+READERS_FILES = {
+    "my_package/models.py": "class Net:\n    def __init__(self, lr, depth, optimizer, momentum=0.9): ...",
+    "my_package/data.py": "class Images: ...",
+}
 
 
 def text_of(page: Path) -> str:

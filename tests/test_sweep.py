@@ -111,20 +111,20 @@ def test_too_many_failed_trials_end_the_sweep(sweeps: Sweeps) -> None:
     assert [trial["state"] for trial in sweeps.results("failing")["trials"]] == ["FAIL"]
 
 
-def test_a_signal_stops_cleanly_and_resume_goes_on(sweeps: Sweeps) -> None:
+def test_a_signal_stops_cleanly_and_resume_goes_on(lone_sweeps: Sweeps) -> None:
     number = signal.SIGTERM
-    arguments = slow_sweep(sweeps, "stopped", epochs=4)
-    process = sweeps.start("search", *arguments)
-    sweeps.until("stopped", lambda found: any(trial["epochs"] == 1 for trial in found["trials"]))
+    arguments = slow_sweep(lone_sweeps, "stopped", epochs=4)
+    process = lone_sweeps.start("search", *arguments)
+    lone_sweeps.until("stopped", lambda found: any(trial["epochs"] == 1 for trial in found["trials"]))
     process.send_signal(number)
-    printed = sweeps.end(process, code=128 + number)
+    printed = lone_sweeps.end(process, code=128 + number)
     assert "resume" in printed
-    before = sweeps.results("stopped")
+    before = lone_sweeps.results("stopped")
     assert before["status"] == "interrupted"
     assert "RUNNING" in {trial["state"] for trial in before["trials"]}
-    assert "interrupted" in sweeps.run("status", "stopped")
-    sweeps.run("resume", "stopped")
-    assert_whole(sweeps, "stopped", trials=3, epochs=4)
+    assert "interrupted" in lone_sweeps.run("status", "stopped")
+    lone_sweeps.run("resume", "stopped")
+    assert_whole(lone_sweeps, "stopped", trials=3, epochs=4)
 
 
 @pytest.mark.parametrize(
