@@ -36,7 +36,6 @@ class _Trial:
     """What schedulers ask of one of Tune's trials."""
 
     trial_id: str
-    config: Mapping[str, Any]
 
 
 class Ours:
@@ -51,6 +50,7 @@ class Ours:
                 "metric": "loss",
                 "goal": "minimize",
                 "search": {"seed": seed},
+                "budget": {"trials": SPACE.grid_size() // 2},
                 "schedule": {"max_epochs": EPOCHS, "reduction_factor": REDUCTION_FACTOR},
                 "checkpoints": {"keep": "none"},
             }
@@ -62,13 +62,17 @@ class Ours:
         self._scheduler = schedule.build(self._spec)
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
-        """The ledger's next trial."""
-        record = self._ledger.ask()
-        self._scheduler.begin(record.number, record.params)
+        """A paused trial that may go on, or the ledger's next one; as `Sweep` does."""
+        if ready := self._scheduler.ready():
+            record = self._ledger.go_on(ready[0], None)
+            self._scheduler.resumed(record.number)
+        else:
+            record = self._ledger.ask()
+            self._scheduler.begin(record.number, record.proposed)
         return record.number, record.params
 
     def tell(self, number: int, epoch: int, loss: float) -> bool:
-        """As `Slot` and `Sweep` do: the last epoch comes with the trial's end, any other is for the scheduler first."""
+        """As `Sweep` does: the scheduler judges an epoch, the ledger hears of it, of a pause, or of the end."""
         report = Report(
             number=number,
             epoch=epoch,
@@ -82,9 +86,11 @@ class Ours:
         if epoch < EPOCHS and verdict is Verdict.CONTINUE:
             self._ledger.report(report)
             return True
-        outcome = Outcome.COMPLETE if epoch == EPOCHS else Outcome.PRUNED
+        stopped = Outcome.PAUSED if verdict is Verdict.PAUSE else Outcome.PRUNED
+        outcome = Outcome.COMPLETE if epoch == EPOCHS else stopped
         self._ledger.end(Ended(number=number, outcome=outcome, report=report))
-        self._scheduler.end(number)
+        if outcome is not Outcome.PAUSED:
+            self._scheduler.end(number)
         return False
 
 
@@ -100,13 +106,13 @@ class RayTune:
         """The searcher's suggestion."""
         number = next(self._numbers)
         params = self._searcher.suggest(str(number))
-        self._scheduler.on_trial_add(None, _Trial(str(number), params))
+        self._scheduler.on_trial_add(None, _Trial(str(number)))
         return number, params
 
     def tell(self, number: int, epoch: int, loss: float) -> bool:
         """The scheduler decides; the searcher hears of an epoch that is not the last, or of the end."""
         result = {"training_iteration": epoch, "loss": loss}
-        trial = _Trial(str(number), {})
+        trial = _Trial(str(number))
         if epoch < EPOCHS and self._scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE:
             self._searcher.on_trial_result(trial.trial_id, result)
             return True
