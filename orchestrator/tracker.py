@@ -61,7 +61,7 @@ class Tracker:
                       "space": self._spec.space_identity, "trainable": _plain(self._spec.trainable)},
         }  # fmt: skip
         try:
-            self._run = self._init(job.number, config)
+            self._run = self._init(job.number, config, _group(self._spec, job))
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does; the trial goes on without
             wandb.teardown()  # the SDK holds on to an id whose init failed
             if self._mode == "offline":
@@ -75,6 +75,8 @@ class Tracker:
             return self.open(job)
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        if job.changes:
+            _tell_copies(self._run, self._spec, job)
         if self._mode == "online":
             return str(self._run.url)
         return str(Path(self._run.dir).parent.relative_to(self._folder.work))
@@ -154,7 +156,7 @@ class Tracker:
         run.finish(exit_code=exit_code)
         self._folder.upload_tree(directory, f"wandb/{directory.name}")
 
-    def _init(self, number: int, config: Mapping[str, Any]) -> Any:
+    def _init(self, number: int, config: Mapping[str, Any], group: str | None = None) -> Any:
         import wandb
 
         tracking = self._spec.tracking
@@ -166,6 +168,7 @@ class Tracker:
             name=f"{self._spec.name}/{number}",
             config=dict(config),
             tags=tracking.tags or None,
+            group=group,
             dir=str(self._folder.work),
             mode=self._mode,
             resume="allow",
@@ -195,6 +198,18 @@ class Tracker:
             local = self._folder.local_copy(path, Path(scratch))
             artifact.add_file(str(local), name=local.name, skip_cache=True)
         run.log_artifact(artifact, aliases=list(aliases))
+
+
+def _group(spec: Spec, job: Job) -> str | None:
+    """The group of the runs of one configuration with several seeds; a trial of its own has none."""
+    return None if job.repeat_of is None else f"{spec.name}/{job.repeat_of} repeated"
+
+
+def _tell_copies(run: Any, spec: Spec, job: Job) -> None:
+    """Say in the run where the trial was copied from, and with what it goes on."""
+    copies = [f"{spec.name}/{each.copied_from}@{each.epoch}" for each in job.changes if each.copied_from is not None]
+    run.config.update({**job.params, "copied_from": copies}, allow_val_change=True)
+    run.summary["copied_from"] = copies[-1] if copies else None
 
 
 def create_sweep(spec: Spec, parameters: Mapping[str, Any], folder: SweepFolder) -> str:
