@@ -445,7 +445,7 @@ class _Scale:
         low, high = min(places, default=0.0), max(places, default=1.0)
         around = 0.1 * (abs(low) or 1.0) if low == high else 0.0
         self._low, self._high = low - around, high + around
-        self._nowhere = _rounded(low - (1.0 if self._options else 0.14 * (self._high - self._low)))
+        self._nowhere = _rounded(self._low - (1.0 if self._options else 0.14 * (self._high - self._low)))
 
     def dimension(self, name: str) -> Figure:
         """As plotly wants it."""

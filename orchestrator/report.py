@@ -38,7 +38,6 @@ PANELS = {
     ),
     "slice-1": ("One alone", "Every trial; the ring is the best."),
     "slice-2": ("Another alone", "Every trial; the ring is the best."),
-    "front": ("Pareto front", "Trials that no other beats in every objective."),
     "slots": ("Slots", "What ran where, and when. Where a row is empty, the slot was idle."),
 }
 WIDE = {"parallel", "slots"}
