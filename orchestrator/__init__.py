@@ -5,8 +5,17 @@ the command line's: `python -m orchestrator --help`.
 """
 
 from orchestrator.context import Context
-from orchestrator.errors import InputError, OrchestratorError, SpaceError, SpecError, StorageError, SweepError
+from orchestrator.errors import (
+    InputError,
+    OrchestratorError,
+    SpaceError,
+    SpecError,
+    StorageError,
+    SweepError,
+    TrackingError,
+)
 from orchestrator.prior import Beta, LogUniform, Normal
+from orchestrator.reference import fetch_checkpoint
 from orchestrator.space import Choice, Fixed, Float, Int, Space
 from orchestrator.trainable import Trainable, TrainFunction
 
@@ -26,6 +35,8 @@ __all__ = [
     "SpecError",
     "StorageError",
     "SweepError",
+    "TrackingError",
     "TrainFunction",
     "Trainable",
+    "fetch_checkpoint",
 ]

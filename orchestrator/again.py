@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
-from orchestrator import cluster, ranking, solo
-from orchestrator.errors import InputError, SweepError
+from orchestrator import cluster, ranking, runlog, solo
+from orchestrator.errors import InputError, SweepError, TrackingError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.messages import Job, Task, Verdict, first_line
-from orchestrator.naming import trial_seed
+from orchestrator.messages import Job, Task, Verdict
+from orchestrator.naming import run_id, trial_seed
+from orchestrator.page import Page
 from orchestrator.spec import Spec
-from orchestrator.sweep import WANDB_TIMEOUT_S, change_wandb_run
 
 
 def replay(spec: Spec, folder: SweepFolder, record: TrialRecord) -> dict[int, float]:
@@ -57,7 +53,7 @@ def evaluate(spec: Spec, folder: SweepFolder, *, seeds: int) -> tuple[int, dict[
             metrics |= _spread(_train_again(spec, folder, winner, seeds))
         ledger.remember("evaluation", {"trial": winner.number, "seeds": seeds, "metrics": metrics})
         folder.push(folder.ledger.name)
-        _log(spec, ledger, winner, metrics)
+        _log(spec, folder, winner, metrics)
     return winner.number, metrics
 
 
@@ -91,20 +87,22 @@ def _spread(measured: Sequence[dict[str, float]]) -> dict[str, float]:
     return spread
 
 
-def _log(spec: Spec, ledger: Ledger, winner: TrialRecord, metrics: dict[str, float]) -> None:
+def _log(spec: Spec, folder: SweepFolder, winner: TrialRecord, metrics: dict[str, float]) -> None:
     """Into the winner's own run.
 
     Raises:
         SweepError: W&B did not take it; it is on record all the same.
     """
-    if spec.tracking.mode == "disabled":
-        return
-    try:
-        sweep_id = ledger.recall("wandb_sweep")
-        change: Any = change_wandb_run.remote(spec.to_yaml(), sweep_id, "add_to_summary", winner.number, metrics)
-        ray.get(change, timeout=WANDB_TIMEOUT_S)
-    except RayError as exc:
-        raise SweepError(f"measured {metrics}, but W&B did not take it: {first_line(exc)}") from exc
+    name = run_id(spec.name or "", winner.number)
+    if spec.tracking.mode == "online":
+        page = Page(spec)
+        try:
+            page.connect()
+            page.add_to_summary(name, metrics)
+        except TrackingError as exc:
+            raise SweepError(f"measured {metrics}, but W&B did not take it: {exc}") from exc
+    elif files := folder.run_files(name):
+        runlog.amend(files[-1], metrics)
 
 
 def _apart(spec: Spec, folder: SweepFolder, where: str) -> Spec:

@@ -28,8 +28,14 @@ T = TypeVar("T")
 ENDS_AS = {
     Verdict.PRUNE: Outcome.PRUNED,
     Verdict.PAUSE: Outcome.PAUSED,
+    Verdict.STOP: Outcome.STOPPED,
     Verdict.INTERRUPT: Outcome.INTERRUPTED,
 }
+
+
+class StoppedAlone(Exception):
+    """One trial was stopped in mid-epoch. Its ranks hear of it at different steps and cannot leave together, so their
+    group goes down; the sweep goes on with a new one."""
 
 
 class Attempt:
@@ -94,6 +100,13 @@ class Attempt:
         epoch = ranking.best_epoch(self.spec.goal, self._curve) or 0
         self.start_from = self._folder.local_copy(self._folder.checkpoint(self.job.number, epoch), self.scratch)
 
+    @cached_property
+    def weights(self) -> Path | None:
+        """The checkpoint whose weights the trial starts from, as a local file, where it has none of its own."""
+        if self.spec.start_from is None or self.start_from is not None:
+            return None
+        return self._folder.local_copy(self._folder.weights, self.scratch)
+
     @property
     def record(self) -> dict[str, Any]:
         """What goes into a checkpoint under `RECORD`, so that whoever goes on from it can report it again."""
@@ -133,6 +146,8 @@ class Attempt:
         """A step begins."""
         self.watch.beat()
         if not self.stopped and (outcome := self.watch.interrupted) is not None:
+            if outcome is Outcome.STOPPED and self.world_size > 1:
+                raise StoppedAlone
             self._stop(outcome)
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -209,6 +224,7 @@ class Attempt:
     def _hand_in(self, report: Report, *, final: bool) -> None:
         """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end."""
         self._last = report
+        self.tracker.reported(report)
         if final:
             self._unsent, self.stopped = report, True
             return
@@ -278,7 +294,7 @@ class Attempt:
         if self._outcome is Outcome.COMPLETE and self._last is None:
             raise self._nothing_reported()
         kept = self._tidy() if self.rank == 0 else {}
-        self.tracker.close(self._outcome, self._last, self._error, kept)
+        self.tracker.close(self._outcome, self._error, checkpoints=kept, curve=self._curve)
         return Ended(number=self.job.number, outcome=self._outcome, report=self._unsent, error=self._error)
 
     def _tidy(self) -> dict[str, list[str]]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import netrc
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 Mode = Literal["online", "offline", "disabled"]
+
+
+def base_url(environ: Mapping[str, str] = os.environ) -> str:
+    """The server: W&B's own, or the one that `WANDB_BASE_URL` names."""
+    return environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
 
 
 def tracking_mode(asked: Literal["auto", "online", "offline", "disabled"], environ: Mapping[str, str]) -> Mode:
@@ -28,11 +35,55 @@ def tracking_mode(asked: Literal["auto", "online", "offline", "disabled"], envir
     return "online" if has_key(environ) else "offline"
 
 
+# A key of W&B's: 40 hexadecimal digits, or what newer servers make. A commit looks like the former.
+KEY = re.compile(r"(?:local-)?[0-9a-f]{40}|wandb_v\d+_\w{16,}")
+COMMITS = ("commit", "revision", "sha", "hash", "digest")
+NAMES = re.compile(r"(wandb_)?api_?key", re.IGNORECASE)
+
+
+def take_keys(data: Any, place: str = "") -> Iterator[str]:
+    """Where in a spec, given as plain data, a W&B key is; each is taken out, so that no message repeats it."""
+    for name, value in list(data.items() if isinstance(data, dict) else enumerate(data)):
+        here = f"{place}.{name}" if place else str(name)
+        if isinstance(value, dict | list):
+            yield from take_keys(value, here)
+        elif isinstance(value, str) and (
+            (KEY.fullmatch(value) and not any(word in str(name).lower() for word in COMMITS))
+            or (NAMES.fullmatch(str(name).rpartition(".")[2]) and value)
+        ):
+            data[name] = "(a key)"
+            yield here
+
+
+def redacted(text: str) -> str:
+    """A command as it may be shown, without what is secret in URLs."""
+    text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"((?:access|secret|session)_\w+=)[^&\s]+", r"\1***", text)
+
+
+def own_folders(work: Path) -> dict[str, str]:
+    """W&B's variables that keep everything the SDK writes in a sweep's folder."""
+    return {
+        "WANDB_DIR": str(work),
+        "WANDB_DATA_DIR": str(work / "wandb"),
+        "WANDB_CACHE_DIR": str(work / "wandb" / "cache"),
+    }
+
+
+def to_workers(environ: Mapping[str, str]) -> dict[str, str]:
+    """W&B's variables as the user set them where the sweep was started, for its workers; never what is secret."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("WANDB_") and not any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD"))
+    }
+
+
 def has_key(environ: Mapping[str, str]) -> bool:
     """A key is in the environment, or in a netrc file for W&B's host."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(base_url(environ)).hostname or ""
     home = Path(environ.get("HOME", "~")).expanduser()
     named = environ.get("NETRC")
     for path in (Path(named).expanduser(),) if named else (home / ".netrc", home / "_netrc"):

@@ -5,7 +5,8 @@
     │   ├── SpecError                 a sweep's specification
     │   └── SpaceError                a search space
     ├── SweepError                    a sweep that could not be started, resumed or finished
-    └── StorageError                  the sweep's folder cannot be read or written
+    ├── StorageError                  the sweep's folder cannot be read or written
+    └── TrackingError                 W&B cannot be reached, refuses, or has not what was asked for
 
 Errors carry data, not only text, and survive pickling, because they cross processes.
 """
@@ -48,3 +49,7 @@ class SweepError(OrchestratorError):
 
 class StorageError(OrchestratorError):
     """The sweep's folder cannot be read or written."""
+
+
+class TrackingError(OrchestratorError):
+    """Weights & Biases cannot be reached, refuses, or has not what was asked for."""

@@ -7,6 +7,8 @@
     sweep.log             what the libraries had to say
     trials/<number>/      checkpoints, `epoch-0003.ckpt`; `model.onnx` where it was exported
     wandb/                the W&B runs of every trial, as the SDK lays them out
+    start_from.ckpt       the checkpoint that every trial starts from, if one was named
+    control.json          what a user last asked of it on the command line
     ray/                  Ray's own files
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -167,6 +170,16 @@ class SweepFolder:
         for file in sorted(p for p in local.rglob("*") if p.is_file()):
             self.upload(file, f"{path}/{file.relative_to(local)}")
 
+    def download_tree(self, path: str) -> None:
+        """Bring a folder into `work`, where the storage is not local; what is there already stays."""
+        if self.is_local:
+            return
+        selector = fs.FileSelector(self._at(path), recursive=True, allow_not_found=True)
+        for info in self._fs.get_file_info(selector):
+            local = self.work / info.path.removeprefix(f"{self._root}/")
+            if info.type == fs.FileType.File and not local.exists():
+                self.download(info.path.removeprefix(f"{self._root}/"), local)
+
     def download(self, path: str, local: Path) -> None:
         """Copy a file of the folder to a local path, whole."""
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +214,34 @@ class SweepFolder:
             if match := CHECKPOINT.fullmatch(info.base_name):
                 found[int(match[1])] = f"trials/{number}/{info.base_name}"
         return dict(sorted(found.items()))
+
+    weights = "start_from.ckpt"
+    """The checkpoint whose weights every trial starts from, where there is one."""
+
+    def run_files(self, run_id: str) -> list[Path]:
+        """The files in `work` that a W&B run was written to, oldest first: one each time it was opened."""
+        return sorted((self.work / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"), key=lambda path: path.parent)
+
+    @staticmethod
+    def epoch_of(checkpoint: str) -> int:
+        """The epoch that a checkpoint of `checkpoint` ends."""
+        return int(checkpoint.rpartition("epoch-")[2].removesuffix(".ckpt"))
+
+    def held_checkpoints(self, number: int) -> Path:
+        """Where a trial's checkpoints wait until they have been uploaded; on the machine that trains it."""
+        return self.work / "wandb" / "checkpoints" / str(number)
+
+    def drop_held(self, number: int) -> None:
+        """Delete what waited for its upload."""
+        shutil.rmtree(self.held_checkpoints(number), ignore_errors=True)
+        there = f"wandb/checkpoints/{number}"
+        if not self.is_local and self.has(there):
+            self._fs.delete_dir(self._at(there))
+
+    def unsent_runs(self) -> set[str]:
+        """The W&B runs in `work` of which something is not marked as sent, by id."""
+        paths = (self.work / "wandb").glob("offline-run-*/run-*.wandb")
+        return {path.stem.removeprefix("run-") for path in paths if not path.with_suffix(".wandb.synced").exists()}
 
     def drop_checkpoints(self, number: int, *, kept: Collection[int] = ()) -> None:
         """Delete a trial's checkpoints, except those of some epochs, and what a killed worker left half written."""

@@ -16,6 +16,7 @@ from orchestrator.naming import default_storage
 if TYPE_CHECKING:
     from orchestrator.folder import SweepFolder
     from orchestrator.ledger import Ledger
+    from orchestrator.messages import Command
     from orchestrator.results import Status
     from orchestrator.spec import Spec
 
@@ -81,17 +82,18 @@ def find_sweep(arguments: argparse.Namespace) -> tuple[SweepFolder, Spec]:
 def look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, Status]:
     """A sweep's ledger, to read, and how it stands."""
     from orchestrator.ledger import Ledger
-    from orchestrator.results import Status
+    from orchestrator.results import ALIVE, Status
 
     runs = folder.is_locked()  # before its last word is read, which it may just be writing
     said = Status(json.loads(folder.read_text("results.json"))["status"]) if folder.has("results.json") else None
-    status = Status.DEAD if said in (None, Status.RUNNING) and not runs else said or Status.RUNNING
+    status = Status.DEAD if said in (None, *ALIVE) and not runs else said or Status.RUNNING
     return Ledger(folder, spec, read_only=True), status
 
 
 def run_sweep(run: Callable[[], object]) -> int:
     """Run a sweep, show its end, and return the exit code."""
     from orchestrator import progress
+    from orchestrator.results import Status
     from orchestrator.sweep import Sweep
 
     began = time.monotonic()
@@ -100,7 +102,7 @@ def run_sweep(run: Callable[[], object]) -> int:
     records, console = sweep.ledger.records, progress.make_console()
     progress.summary(console, sweep.spec, sweep.folder, records, time.monotonic() - began)
     progress.print_advice(console, sweep.spec, sweep.ledger)
-    if sweep.exit_code:
+    if sweep.status in (Status.INTERRUPTED, Status.STOPPED, Status.CANCELLED):
         console.print(f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True)
     return sweep.exit_code
 
@@ -110,3 +112,39 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         print(f"{name:<{width}}  {text}".rstrip())
+
+
+# How long a sweep may take to do what it was asked: it looks every second, unless its storage is slow.
+OBEY_TIMEOUT_S = 30.0
+
+
+def ask(arguments: argparse.Namespace, command: Command) -> int:
+    """Ask a sweep that runs, in this terminal's name, and wait until it has heard.
+
+    Raises:
+        InputError: it does not run on this machine.
+        SweepError: it did not answer.
+    """
+    from orchestrator import control
+    from orchestrator.errors import SweepError
+    from orchestrator.messages import Command
+    from orchestrator.results import Status
+
+    folder, spec = find_sweep(arguments)
+    _, status = look(folder, spec)
+    if not folder.is_locked():
+        raise InputError(f"{spec.name} is {status}: no process on this machine runs it; `resume` goes on with it")
+    obeyed = {
+        Command.PAUSE: (Status.PAUSED,),
+        Command.RESUME: (Status.RUNNING,),
+        Command.STOP: (Status.STOPPED, Status.FINISHED),
+        Command.CANCEL: (Status.CANCELLED,),
+    }[command]
+    control.ask(folder, command)
+    deadline = time.monotonic() + OBEY_TIMEOUT_S
+    while (said := look(folder, spec)[1]) not in obeyed:
+        if time.monotonic() > deadline or not folder.is_locked():
+            raise SweepError(f"{spec.name} is {said}, and did not {command} within {OBEY_TIMEOUT_S:g} s")
+        time.sleep(0.2)
+    print(f"{spec.name} is {said}")
+    return 0

@@ -23,15 +23,18 @@ from orchestrator import auto, distributions, importance, ranking
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.improvement import Improvement
-from orchestrator.messages import Change, Ended, Outcome, Report, Started, Step
+from orchestrator.messages import Change, Ended, Landed, Outcome, Report, Started, Step
 from orchestrator.naming import trial_seed
 from orchestrator.samplers import Proposer
 from orchestrator.spec import Spec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Of a trial's run in W&B, by number, among the attributes of the study.
+ADDRESS = "wandb_run/"
 STATES = {
     Outcome.COMPLETE: TrialState.COMPLETE,
     Outcome.PRUNED: TrialState.PRUNED,
+    Outcome.STOPPED: TrialState.PRUNED,
     Outcome.DIVERGED: TrialState.PRUNED,  # Optuna's samplers learn from a pruned trial's curve, not from a failed one
     Outcome.OUT_OF_MEMORY: TrialState.PRUNED,  # with a constraint that it breaks: a failed trial teaches nothing
     Outcome.FAILED: TrialState.FAIL,
@@ -80,6 +83,8 @@ class TrialRecord:
     """Its hyperparameters when it began."""
     repeat_of: int | None = None
     """The trial whose configuration it runs again, with another seed; None for a proposal."""
+    outcome: str = "running"
+    """How it ended, as `messages.Outcome`."""
 
 
 class Ledger:
@@ -110,6 +115,11 @@ class Ledger:
             self._study_id = self._storage.get_study_id_from_name(spec.name or "")
         except (OSError, ValueError, KeyError, optuna.exceptions.OptunaError) as exc:
             raise StorageError(f"{folder.ledger} cannot be read as an Optuna journal: {exc}") from exc
+        self._addresses = {
+            int(name.removeprefix(ADDRESS)): address
+            for name, address in self._study.user_attrs.items()
+            if name.startswith(ADDRESS)
+        }
         self._records = {trial.number: self._record(trial) for trial in self._study.get_trials(deepcopy=False)}
         if not read_only:
             settled, _ = auto.settle(spec, at_once=1)  # a sweep settles it itself, and knows how many run at once
@@ -205,6 +215,14 @@ class Ledger:
         if started.wandb_run:
             trial.set_user_attr("wandb_run", started.wandb_run)
         return self._refresh(started.number)
+
+    def landed(self, landed: Landed) -> TrialRecord:
+        """A trial's run has got an address in W&B."""
+        if self._addresses.get(landed.number) != landed.url:
+            # Of the study, since Optuna lets nobody change a trial that has ended.
+            self._study.set_user_attr(f"{ADDRESS}{landed.number}", landed.url)
+            self._addresses[landed.number] = landed.url
+        return self._refresh(landed.number)
 
     def report(self, report: Report) -> TrialRecord:
         """An epoch; one that is recorded already is left as it is."""
@@ -311,7 +329,7 @@ class Ledger:
             best_epoch=best,
             curve=curve,
             seed=attributes.get("seed", 0),
-            wandb_run=attributes.get("wandb_run"),
+            wandb_run=self._addresses.get(trial.number, attributes.get("wandb_run")),
             checkpoint=attributes.get("checkpoint"),
             error=ending.get("error"),
             started=attempts[0].started if attempts else None,
@@ -320,6 +338,7 @@ class Ledger:
             changes=changes,
             proposed=proposed,
             repeat_of=attributes.get("repeat_of"),
+            outcome=ending.get("outcome", "running"),
         )
 
 

@@ -22,6 +22,7 @@ class Outcome(StrEnum):
 
     COMPLETE = "complete"
     PRUNED = "pruned"  # the scheduler stopped it
+    STOPPED = "stopped"  # the user stopped this one trial
     DIVERGED = "diverged"  # its metric was not a finite number
     PAUSED = "paused"  # the scheduler took it off its slot; it will go on
     INTERRUPTED = "interrupted"  # the sweep was stopped; it goes on when the sweep is resumed
@@ -31,12 +32,17 @@ class Outcome(StrEnum):
     BROKEN = "broken"  # worker groups do not even start: so would every trial's
 
 
+# Outcomes that a run ends with exit code 0 for: the trial did what it was asked to.
+GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.STOPPED, Outcome.DIVERGED, Outcome.PAUSED}
+
+
 class Verdict(StrEnum):
     """What a worker is told when it has reported an epoch."""
 
     CONTINUE = "continue"
     PRUNE = "prune"
     PAUSE = "pause"
+    STOP = "stop"
     INTERRUPT = "interrupt"
 
 
@@ -50,6 +56,15 @@ class Change:
     """All its hyperparameters from then on."""
     copied_from: int | None = None
     """The trial whose checkpoint it took; None where it kept its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the sweep was started, which workers share as far as they can."""
+
+    folder: str
+    environ: Mapping[str, str]
+    """W&B's variables, those that are no secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +162,54 @@ class Step:
     """Of a report: the sweep's metric."""
     change: Change | None = None
     """Of a paused trial that goes on with something changed."""
+
+
+class Command(StrEnum):
+    """What a user asks of a sweep that runs, on its W&B page or on the command line."""
+
+    PAUSE = "pause"  # no new trials, until it is resumed
+    RESUME = "resume"
+    STOP = "stop"  # no new trials; those that run go on to their end
+    CANCEL = "cancel"  # those that run stop at their next step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The user asked something of the whole sweep."""
+
+    command: Command
+    where: str
+    """For the user: where it was asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopTrial:
+    """The user stopped one trial on its run's page."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """The sweep has a page in W&B."""
+
+    sweep_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landed:
+    """A trial's run can be looked at in W&B."""
+
+    number: int
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """The last word of the desk: all that could be brought to W&B was."""
+
+    missing: list[str]
+    """The runs that are not, or not wholly, there."""
 
 
 Event = Report | Ended | Lost

@@ -25,6 +25,11 @@ def run_id(sweep: str, number: int) -> str:
     return f"{sweep}-{number}"
 
 
+def is_artifact(checkpoint: str) -> bool:
+    """Whether a checkpoint is named as an artifact of W&B, `ENTITY/PROJECT/NAME:ALIAS`, and not by a path."""
+    return re.fullmatch(r"[^/:\s]+/[^/:\s]+/[^/:\s]+:[^/:\s]+", checkpoint) is not None
+
+
 def sweep_name(trainable: str, now: datetime) -> str:
     """A name for a sweep that was given none: what it trains, and when, e.g. `digits-20261120-201530`."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", trainable.rpartition(".")[2].rpartition(":")[2]).strip("-").lower()

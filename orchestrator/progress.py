@@ -174,7 +174,7 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
         rows["W&B run"] = winner.wandb_run
     elif spec.tracking.mode != "disabled":
         rows["W&B runs"] = folder.show("wandb")
-        rows["upload them"] = f"wandb sync {folder.show('wandb')}/offline-run-*"
+        rows["upload them"] = f"python -m orchestrator sync {folder.show('').rstrip('/')}"
     rows["fetch the best"] = f"python -m orchestrator best {folder.show('').rstrip('/')} --download DIR"
     width = max(map(len, rows))
     for name, value in rows.items():

@@ -20,10 +20,29 @@ class Status(StrEnum):
     """How a sweep stands."""
 
     RUNNING = "running"
+    PAUSED = "paused"  # runs, and starts no new trials until it is resumed
     FINISHED = "finished"
+    STOPPED = "stopped"  # by the user: trials that ran went on to their end; `resume` goes on
+    CANCELLED = "cancelled"  # by the user: trials that ran were stopped at a checkpoint; `resume` goes on
     INTERRUPTED = "interrupted"  # stopped by Ctrl-C or SIGTERM; `resume` goes on
     FAILED = "failed"  # too many failed trials, or a spec that does not fit its trainable
     DEAD = "dead"  # says "running", but no process holds its lock: it was killed; `resume` goes on
+
+
+# Said of a sweep whose process is at work; it does not say so of itself when it was killed.
+ALIVE = (Status.RUNNING, Status.PAUSED)
+
+
+# How a sweep stands, in W&B's words. One that was interrupted will be resumed.
+STATES = {
+    Status.RUNNING: "RUNNING",
+    Status.PAUSED: "PAUSED",
+    Status.FINISHED: "FINISHED",
+    Status.STOPPED: "FINISHED",
+    Status.CANCELLED: "CANCELED",
+    Status.INTERRUPTED: "PAUSED",
+    Status.FAILED: "CANCELED",
+}
 
 
 def build(

@@ -18,7 +18,7 @@ from ray import train, tune
 
 from orchestrator import failures
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Ended, Event, Job, Lost, Outcome, Report, Verdict, first_line
+from orchestrator.messages import Ended, Event, Job, Lost, Outcome, Place, Report, Verdict, first_line
 from orchestrator.process_group import ProcessGroup
 from orchestrator.spec import Spec
 
@@ -38,11 +38,9 @@ class Slot(tune.Trainable):
     _report: Report | None
     """The trial's last epoch on this slot."""
 
-    def setup(
-        self, config: dict[str, Any], spec: str = "", sweep_id: str | None = None, board: Any = None, folder: str = ""
-    ) -> None:
+    def setup(self, config: dict[str, Any], spec: str = "", board: Any = None, place: Place | None = None) -> None:
         """Start the worker group; `spec` is the sweep's resolved spec as YAML."""
-        self._board, self._sweep_id, self._folder = board, sweep_id, folder
+        self._board, self._place = board, place or Place(folder=os.getcwd(), environ={})
         self._spec = Spec.from_yaml(spec)
         self._slot = uuid.uuid4().hex[:8]
         self._closed = threading.Event()
@@ -152,7 +150,7 @@ class Slot(tune.Trainable):
         while not self._closed.is_set():
             began = time.monotonic()
             # Workers may fail for ever, each time with a trial; a group that cannot start may not.
-            trainer = worker_group(self._spec, self._sweep_id, self._board, self._slot, self._folder, max_failures=-1)
+            trainer = worker_group(self._spec, self._board, self._slot, self._place, max_failures=-1)
             try:
                 trainer.fit()
                 failed = 0
@@ -165,15 +163,14 @@ class Slot(tune.Trainable):
                     return
 
 
-def worker_group(spec: Spec, sweep_id: str | None, board: Any, slot: str, folder: str, *, max_failures: int) -> Any:
+def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, max_failures: int) -> Any:
     """The Ray Train run whose workers serve a slot, to be `fit`.
 
     Args:
         spec: what a worker is, and how many there are.
-        sweep_id: the W&B sweep that trials join.
         board: where workers get their trials.
         slot: its name there.
-        folder: where relative paths of the user's are relative to.
+        place: where the sweep was started.
         max_failures: how often workers are replaced; -1 for ever.
     """
     from ray.train.torch import TorchTrainer
@@ -186,10 +183,9 @@ def worker_group(spec: Spec, sweep_id: str | None, board: Any, slot: str, folder
         _serve,
         train_loop_config={
             "spec_text": spec.to_yaml(),
-            "sweep_id": sweep_id,
             "board": board,
             "slot": slot,
-            "folder": folder,
+            "place": place,
         },
         torch_config=ProcessGroup(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
         scaling_config=train.ScalingConfig(
@@ -230,6 +226,8 @@ def _serve(config: dict[str, Any]) -> None:
     """What every worker runs; imported there, so that torch and lightning are loaded where workers live only."""
     from orchestrator.worker import serve
 
-    if os.path.isdir(config["folder"]):  # where the sweep was started: relative paths mean there what they mean here
-        os.chdir(config["folder"])
-    serve(config["spec_text"], config["sweep_id"], config["board"], config["slot"])
+    place: Place = config["place"]
+    os.environ.update(place.environ)
+    if os.path.isdir(place.folder):  # relative paths mean there what they mean here
+        os.chdir(place.folder)
+    serve(config["spec_text"], config["board"], config["slot"])

@@ -13,7 +13,7 @@ import ray
 from orchestrator import cluster
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Ended, Job, Lost, Outcome, Report, Task, Verdict, first_line
+from orchestrator.messages import Ended, Job, Lost, Outcome, Place, Report, Task, Verdict, first_line
 from orchestrator.slot import POLL_S, worker_group
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
@@ -67,8 +67,9 @@ class _Group(Thread):
 
     def run(self) -> None:
         """Until the board is closed, or a worker fails."""
+        place = Place(folder=os.getcwd(), environ={})
         try:
-            worker_group(self._spec, None, self._board, SLOT, os.getcwd(), max_failures=0).fit()
+            worker_group(self._spec, self._board, SLOT, place, max_failures=0).fit()
         except Exception as exc:  # noqa: BLE001 - whatever it is, who waits for the trial must hear of it
             self.error = first_line(exc)
 

@@ -16,13 +16,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator import catalog, sources, wandb_yaml
-from orchestrator.credentials import tracking_mode
+from orchestrator.credentials import take_keys, tracking_mode
 from orchestrator.errors import InputError, SpecError
 from orchestrator.naming import (
     DEFAULT_STORAGE,
     SWEEP_NAME,
     SWEEP_NAME_RULE,
     default_storage,
+    is_artifact,
     near_miss,
     sweep_name,
 )
@@ -31,6 +32,7 @@ from orchestrator.space import Space
 
 DEFAULT_SWEEP = "default"
 DEFAULT_TRIALS = 20
+DEFAULT_PROJECT = "orchestrator"
 
 
 class _Section(BaseModel):
@@ -206,14 +208,28 @@ class Failures(_Section):
 class Tracking(_Section):
     """The trial's Weights & Biases run."""
 
-    project: str = Field(default="orchestrator", min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
-    """W&B project."""
+    project: str | None = Field(default=None, min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
+    """W&B project; where none is given `WANDB_PROJECT`, else `orchestrator`."""
     entity: str | None = None
-    """W&B team or user; the key's default where none is given."""
+    """W&B team or user; where none is given `WANDB_ENTITY`, else the key's default."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is online where a key is configured, else offline."""
     tags: list[str] = []
-    """Tags of every run."""
+    """Tags of every run; `WANDB_TAGS` where none are given."""
+    watch: Literal["gradients", "parameters", "all"] | None = None
+    """Histograms of the module's gradients or parameters in its run."""
+    watch_every: Whole = Field(default=100, ge=1)
+    """Training steps between two of them."""
+    watch_graph: bool = False
+    """The module's topology as well."""
+    predictions: Whole = Field(default=0, ge=0)
+    """Of so many samples of the validation data, what the module predicts, after every validation: as a table, and as
+    images with captions where the samples are images."""
+    registry: str | None = None
+    """A collection of W&B's registry that the winner's checkpoint is linked to at the end: `COLLECTION` of the
+    registry `model`, or `REGISTRY/COLLECTION`."""
+    registry_aliases: list[str] = []
+    """Aliases that the winner gets there."""
 
 
 class Checkpoints(_Section):
@@ -252,6 +268,8 @@ class Spec(_Section):
     checkpoints: Checkpoints = Checkpoints()
     export: Literal["onnx"] | None = None
     """Once the sweep has finished, export its winner, checked, as `trials/NUMBER/model.onnx`."""
+    start_from: str | None = None
+    """A checkpoint whose weights every trial starts from: a path, or an artifact `ENTITY/PROJECT/NAME:ALIAS` of W&B."""
     trainer: dict[str, Any] = {}
     """Further arguments of Lightning's Trainer, e.g. `gradient_clip_val`; `callbacks` as class paths."""
     storage: str = Field(default=DEFAULT_STORAGE, min_length=1)
@@ -347,6 +365,14 @@ def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
     for override in overrides:
         problems += _override(data, override)
     data.setdefault("storage", default_storage(os.environ))
+    if keys := list(take_keys(data)):
+        raise SpecError(
+            [
+                f"{place} is a key of W&B's, which no spec may hold: it would be in the sweep's folder and on its page;"
+                " use `wandb login` or WANDB_API_KEY instead, and make a new one, for this one has been seen"
+                for place in keys
+            ]
+        )
     wrong_names = list(_problems_with_names(data))
     spec: Spec | None
     try:
@@ -388,10 +414,29 @@ def resolve(spec: Spec, now: datetime) -> Spec:
             "space": sources.written_out(spec.space),
             "name": spec.name or sweep_name(trainable, now),
             "search": spec.search.model_copy(update={"seed": seed}),
-            "tracking": spec.tracking.model_copy(update={"mode": tracking_mode(spec.tracking.mode, os.environ)}),
+            "tracking": _tracking(spec.tracking, os.environ),
+            "start_from": _absolute_file(spec.start_from),
             "storage": spec.storage if "://" in spec.storage else str(Path(spec.storage).expanduser().resolve()),
         }
     )
+
+
+def _tracking(tracking: Tracking, environ: Mapping[str, str]) -> Tracking:
+    """Where runs go: as the spec says, else as W&B's own variables do, else as the defaults."""
+    tags = [tag.strip() for tag in environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
+    return tracking.model_copy(
+        update={
+            "mode": tracking_mode(tracking.mode, environ),
+            "project": tracking.project or environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+            "entity": tracking.entity or environ.get("WANDB_ENTITY") or None,
+            "tags": tracking.tags or tags,
+        }
+    )
+
+
+def _absolute_file(checkpoint: str | None) -> str | None:
+    """A checkpoint's file under its whole path, an artifact's name as it is."""
+    return checkpoint if checkpoint is None or is_artifact(checkpoint) else str(Path(checkpoint).resolve())
 
 
 def _override(data: dict[str, Any], override: str) -> Iterator[str]:
@@ -545,6 +590,11 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         for place, given in (("", spec.trainer), ("params.trainer.", spec.params), ("space: trainer.", space)):
             if (f"trainer.{name}" if place else name) in given:
                 yield f"{place or 'trainer.'}{name} is said by {said} instead"
+    if spec.start_from and not is_artifact(spec.start_from) and not Path(spec.start_from).is_file():
+        yield (
+            f"start_from is '{spec.start_from}', which is no file; it is a checkpoint's path, or an artifact of W&B:"
+            " ENTITY/PROJECT/NAME:ALIAS"
+        )
     scheme, is_url, _ = spec.storage.partition("://")
     if is_url and scheme not in STORAGE_SCHEMES:
         yield f"storage is '{spec.storage}'; a URL starts with one of {', '.join(STORAGE_SCHEMES)}"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -21,22 +25,42 @@ from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator import auto, capacity, cluster, ends, failures, ranking, results, schedule, wandb_yaml
+from orchestrator import auto, capacity, cluster, ends, failures, ranking, results, schedule
+from orchestrator.control import Control
+from orchestrator.credentials import redacted, to_workers
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.messages import Ended, Job, Notice, Outcome, Report, Started, Verdict, first_line
-from orchestrator.results import Status
+from orchestrator.messages import (
+    Asked,
+    Command,
+    Ended,
+    Job,
+    Joined,
+    Landed,
+    Notice,
+    Outcome,
+    Place,
+    Report,
+    Started,
+    StopTrial,
+    Verdict,
+    first_line,
+)  # fmt: skip
+from orchestrator.naming import run_id
+from orchestrator.reference import fetched
+from orchestrator.results import ALIVE, STATES, Status
 from orchestrator.slot import Slot
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
+from orchestrator.tracking import Tracking, close_dead
 
 # How often the sweep looks at what happened besides its trials' epochs, and brings results.json up to date.
 NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
 # What writing the results may take of the sweep's time: with 10,000 trials each writing takes more than a second.
 RESULTS_SHARE = 0.05
-# How long W&B may take to make the sweep before the runs are kept on disk.
-WANDB_TIMEOUT_S = 180.0
+# How often it is looked whether a user asked something of the sweep on the command line.
+CONTROL_EVERY_S = 1.0
 # How long a worker group may take to be gone once its trial was lost.
 DYING_S = 15.0
 
@@ -76,11 +100,12 @@ class Sweep:
         self._slots: set[str] = set()
         self._start_s = 0.0
         self._left_open: list[tuple[float, Ended]] = []
-        self._changing: list[tuple[int, Any]] = []
+        self._desk: Tracking | None = None
+        self._control = Control(folder)
         self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
         self._dropped: set[int] = set()
         self._began = time.monotonic()
-        self._news_at = self._results_due = 0.0
+        self._news_at = self._results_due = self._control_at = 0.0
         self._stale = True
         self._drop()  # what a killed sweep had not got round to
 
@@ -92,11 +117,9 @@ class Sweep:
             SweepError: too many trials failed.
         """
         self._board = ray.remote(num_cpus=0, max_concurrency=10_000)(Switchboard).remote()
-        self.spec, sweep_id = self._join_wandb()
         slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
-        trainable = tune.with_parameters(
-            Slot, spec=self.spec.to_yaml(), sweep_id=sweep_id, board=self._board, folder=os.getcwd()
-        )
+        place = Place(folder=os.getcwd(), environ=to_workers(os.environ))
+        trainable = tune.with_parameters(Slot, spec=self.spec.to_yaml(), board=self._board, place=place)
         name = self.spec.name
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
         tuner = tune.Tuner(
@@ -134,8 +157,12 @@ class Sweep:
 
     def propose(self, tune_id: str, concurrency: int) -> dict[str, Any] | str | None:
         """The next trial's config; None while enough run, `Searcher.FINISHED` when there will be no more."""
-        if self._interrupted:
+        if self.status is Status.PAUSED:
+            self.tick()  # while nothing runs Tune does nothing but ask, over and over
+        if self._interrupted or self.status is Status.STOPPED:
             return str(Searcher.FINISHED)
+        if self.status is Status.PAUSED:
+            return None
         if len(self._live) >= min(concurrency, len(self._slots) + self._slots_to_start()):
             return None
         job = self._next()
@@ -249,7 +276,9 @@ class Sweep:
             self._drop()
             if not ended.run_closed:
                 self._left_open.append((time.monotonic() + DYING_S, ended))
-        if record.state == "FAIL" or ended.outcome is Outcome.OUT_OF_MEMORY:
+            else:
+                self._run_over(ended)
+        if record.state == "FAIL" or ended.outcome in (Outcome.OUT_OF_MEMORY, Outcome.STOPPED):
             self._keep_only(record)
         if record.state == "FAIL":
             self._failed(ended)
@@ -278,6 +307,7 @@ class Sweep:
         if now - self._news_at > NEWS_EVERY_S:
             self._news_at = now
             self._hear_news()
+            self._hear_desk()
             self._close_runs()
             self._look_for_end()
             self._view.tick()
@@ -312,6 +342,8 @@ class Sweep:
                     self._start_s = self._start_s or time.monotonic() - self._began
                     self._slots.add(news.slot)
                     self._changed(self.ledger.start(news))
+                    if self._desk and news.wandb_run:
+                        self._desk.follow(news.number, news.wandb_run)
                 case Ended(outcome=Outcome.PAUSED | Outcome.INTERRUPTED):
                     self._leaving.discard(news.number)
                 case Ended():
@@ -322,6 +354,8 @@ class Sweep:
             if record.number in self._settled - self._dropped:
                 self.folder.drop_checkpoints(record.number)
                 self._dropped.add(record.number)
+                if self._desk:
+                    self._desk.evict([record.number])
 
     def _failed(self, ended: Ended) -> None:
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
@@ -358,22 +392,25 @@ class Sweep:
         self.folder.push(self.folder.ledger.name, self.folder.log.name)
 
     def _end(self) -> None:
-        if self.status is Status.RUNNING:
+        if self.status in ALIVE:
             self.status = Status.FINISHED
         if self.status is Status.FINISHED:
             self._end_paused()
         best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
-        if self.status is Status.FINISHED and best and best.checkpoint and self.spec.checkpoints.keep != "none":
-            self._change_run("crown", best.number, best.checkpoint)
         if self.status is Status.FINISHED and best and self.spec.export:
             self._export(best)
         self._close_runs(all_of_them=True)
-        for number, call in self._changing:
-            try:
-                ray.get(call, timeout=WANDB_TIMEOUT_S)
-            except RayError as exc:
-                self._view.notice(f"W&B run of trial {number} could not be brought up to date: {first_line(exc)}")
         self._write()
+        if self._desk:
+            kept = self.status is Status.FINISHED and best and best.checkpoint
+            missing = self._desk.finish(STATES[self.status], best.number if best and kept else None)
+            self._hear_desk()
+            if missing:
+                self._view.notice(
+                    f"not, or not wholly, in W&B: {', '.join(missing)}; they are on disk, and go up with"
+                    f" `python -m orchestrator sync {self.folder.show('').rstrip('/')}`"
+                )
+            self._write()
         if self._why is not None:
             raise self._why
 
@@ -395,41 +432,79 @@ class Sweep:
             if self.spec.schedule.copies_at(self.spec.schedule.interval_epochs) or record.state == "PRUNED":
                 self._keep_only(record)
 
-    # W&B: in processes of their own, because the SDK leaves a service and environment variables behind.
+    # What users ask while it runs, of the sweep's page in W&B or on the command line.
 
-    def _join_wandb(self) -> tuple[Spec, str | None]:
-        """The W&B sweep to run in, made where there is none yet; offline where the server does not answer."""
-        spec = self.spec
-        if spec.tracking.mode != "online":
-            return spec, None
-        if (known := self.ledger.recall("wandb_sweep")) is None:
-            try:
-                parameters = wandb_yaml.to_wandb(spec.load_space())
-                known = ray.get(_create_wandb_sweep.remote(spec.to_yaml(), parameters), timeout=WANDB_TIMEOUT_S)
-            except RayError as exc:
-                reason = next(line for line in reversed(str(exc).splitlines()) if line.strip())
-                self._view.notice(
-                    f"W&B cannot be reached, runs are kept on disk: {reason.strip()}. `wandb sync` uploads them;"
-                    " check WANDB_BASE_URL and `wandb login`, or set tracking.mode=offline"
-                )
-                offline = spec.tracking.model_copy(update={"mode": "offline"})
-                return spec.model_copy(update={"tracking": offline}), None
-            self.ledger.remember("wandb_sweep", known)
-        return spec, str(known)
+    def _obey(self, command: Command, where: str) -> None:
+        said = f"asked {where} to {command}:"
+        match command:
+            case Command.PAUSE if self.status is Status.RUNNING:
+                self.status = Status.PAUSED
+                self._view.notice(f"{said} trials that run go on, no new ones start")
+            case Command.RESUME if self.status is Status.PAUSED:
+                self.status = Status.RUNNING
+                self._view.notice(f"{said} new trials start again")
+            case Command.STOP if self.status in ALIVE:
+                self.status = Status.STOPPED
+                self._view.notice(f"{said} trials that run go on to their end, no new ones start")
+            case Command.CANCEL if not self._interrupted:
+                self._view.notice(f"{said} trials end at their last checkpoint")
+                self._stop(Status.CANCELLED, None)
+            case _:
+                return
+        self._stale = True
+        if self._desk:
+            self._desk.state(STATES[self.status])
+
+    def _hear_desk(self) -> None:
+        if (now := time.monotonic()) - self._control_at > CONTROL_EVERY_S:
+            self._control_at = now
+            if (command := self._control.heard()) is not None:
+                self._obey(command, "on the command line")
+        for news in self._desk.news() if self._desk else ():
+            match news:
+                case Asked():
+                    self._obey(news.command, news.where)
+                case StopTrial() if news.number in self._live.values():
+                    self._view.notice(f"asked on its W&B page to stop trial {news.number}: the sweep goes on")
+                    self._board.stop_trial.remote(news.number)
+                case Joined():
+                    self.ledger.remember("wandb_sweep", news.sweep_id)
+                case Landed():
+                    self._changed(self.ledger.landed(news))
+                case Notice():
+                    self._view.notice(news.text)
+
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Have the desk bring what is written to W&B while the block runs, where the sweep is tracked there."""
+        if (command := self.ledger.recall("command")) is None:
+            command = redacted(shlex.join(["python", *sys.orig_argv[1:]]))
+            self.ledger.remember("command", command)
+        if self.spec.tracking.mode != "online":
+            yield
+            return
+        self._desk = Tracking(self.folder, sweep_id=self.ledger.recall("wandb_sweep"), command=command)
+        unsent = self.folder.unsent_runs()
+        for record in self.ledger.records:  # what an earlier process did not get to bring up
+            if record.state != "RUNNING" and run_id(self.folder.name, record.number) in unsent:
+                self._desk.ended(record.number, record.outcome, record.error, closed=False)
+        try:
+            yield
+        finally:
+            self._desk.close()
 
     def _close_runs(self, *, all_of_them: bool = False) -> None:
-        """Close the runs that workers left open, once these are surely gone: what they still send would open them."""
+        """Close the runs that workers left open, once these are surely gone: what they still write would follow."""
         due = [ended for at, ended in self._left_open if all_of_them or at < time.monotonic()]
         self._left_open = [(at, ended) for at, ended in self._left_open if ended not in due]
         for ended in due:
-            self._change_run("close_dead", ended.number, ended.outcome, ended.error)
+            self._run_over(ended)
 
-    def _change_run(self, method: str, number: int, *args: Any) -> None:
-        """Begin to change a run that no worker has open; the sweep's end waits for it."""
-        if self.spec.tracking.mode != "disabled":
-            sweep_id = self.ledger.recall("wandb_sweep")
-            call = change_wandb_run.remote(self.spec.to_yaml(), sweep_id, method, number, *args)
-            self._changing.append((number, call))
+    def _run_over(self, ended: Ended) -> None:
+        if self._desk:
+            self._desk.ended(ended.number, str(ended.outcome), ended.error, closed=ended.run_closed)
+        elif self.spec.tracking.mode == "offline" and not ended.run_closed:
+            close_dead(self.folder, ended)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -502,29 +577,11 @@ class _Loop(_NotSaved, tune.Callback):
 
 
 @ray.remote(num_cpus=0)
-def _create_wandb_sweep(spec_text: str, parameters: dict[str, Any]) -> str:
-    from orchestrator import tracker
-
-    spec = Spec.from_yaml(spec_text)
-    return tracker.create_sweep(spec, parameters, SweepFolder(spec.storage, spec.name or ""))
-
-
-@ray.remote(num_cpus=0)
 def _export_winner(spec_text: str, winner: TrialRecord) -> None:
     from orchestrator import export
 
     spec = Spec.from_yaml(spec_text)
     export.to_onnx(spec, SweepFolder(spec.storage, spec.name or ""), winner)
-
-
-@ray.remote(num_cpus=0)
-def change_wandb_run(spec_text: str, sweep_id: str | None, method: str, number: int, *args: Any) -> None:
-    """Change a run that no worker has open, by a method of `Tracker`."""
-    from orchestrator.tracker import Tracker
-
-    spec = Spec.from_yaml(spec_text)
-    tracker = Tracker(spec, SweepFolder(spec.storage, spec.name or ""), sweep_id, 0, print)
-    getattr(tracker, method)(number, *args)
 
 
 def start(spec: Spec, view_of: Any) -> Sweep:
@@ -591,12 +648,26 @@ def _run(
     stack.enter_context(_logging_to(folder))
     sweep = Sweep(spec, folder, ledger, view)
     stack.enter_context(sweep.signals())  # also while Ray starts, which takes seconds
+    stack.enter_context(sweep.tracked())
+    _bring_weights(spec, folder)
     stack.enter_context(cluster.connected())
     stack.enter_context(
         sweep.signals()
     )  # Ray has put handlers of its own in their place (ray/_private/worker.py, init)
     sweep.run(at_once.trials)
     return sweep
+
+
+def _bring_weights(spec: Spec, folder: SweepFolder) -> None:
+    """Put the checkpoint that every trial starts from into the folder, where workers on any node find it.
+
+    Raises:
+        TrackingError: W&B does not give it.
+    """
+    if spec.start_from is None or folder.has(folder.weights):
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder.upload(fetched(spec.start_from, Path(scratch)), folder.weights)
 
 
 @contextmanager

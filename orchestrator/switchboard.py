@@ -46,7 +46,7 @@ class Switchboard:
     def __init__(self) -> None:
         self._lines: defaultdict[str, _Line] = defaultdict(_Line)
         self._interrupted: Outcome | None = None
-        self._interrupt = asyncio.Event()
+        self._stopped: set[int] = set()
         self._give_up_at = math.inf
         self._news: list[Started | Ended | Notice] = []
 
@@ -56,8 +56,8 @@ class Switchboard:
         """End every trial at its next step; `outcome` says as what."""
         if not self._interrupted:
             self._interrupted, self._give_up_at = outcome, time.monotonic() + INTERRUPT_TIMEOUT_S
-        self._interrupt.set()
         for line in self._lines.values():
+            await self._changed(line)
             self._answer(line, self._stop())
 
     async def settle(self, number: int, verdict: Verdict) -> None:
@@ -65,6 +65,14 @@ class Switchboard:
         for line in self._lines.values():
             if line.job is not None and line.job.number == number:
                 self._answer(line, self._stop() if self._interrupted else verdict)
+
+    async def stop_trial(self, number: int) -> None:
+        """End one trial at its next step; the sweep goes on."""
+        self._stopped.add(number)
+        for line in self._lines.values():
+            await self._changed(line)
+            if line.job is not None and line.job.number == number:
+                self._answer(line, Verdict.STOP)
 
     async def news(self) -> list[Started | Ended | Notice]:
         """What happened since the last call, for the record."""
@@ -169,6 +177,8 @@ class Switchboard:
         line.events.put_nowait(report)
         if self._interrupted:
             return self._stop()
+        if report.number in self._stopped:
+            return Verdict.STOP
         line.verdict = asyncio.get_running_loop().create_future()
         return await line.verdict
 
@@ -179,6 +189,7 @@ class Switchboard:
             line.job = None
             line.events.put_nowait(ended)
             self._news.append(ended)
+            await self._changed(line)
 
     async def lost(self, slot: str, incarnation: str, lost: Lost) -> None:
         """A worker is about to go down with an exception, and its group with it."""
@@ -191,10 +202,16 @@ class Switchboard:
         """Something the user should read."""
         self._news.append(notice)
 
-    async def interrupted(self) -> Outcome:
-        """Wait until the sweep is interrupted."""
-        await self._interrupt.wait()
-        return self._interrupted or Outcome.INTERRUPTED
+    async def interrupted(self, slot: str, number: int) -> Outcome | None:
+        """Wait until a slot's trial is to end at its next step, and as what; None when it has ended otherwise."""
+        line = self._lines[slot]
+        async with line.changed:
+            await line.changed.wait_for(
+                lambda: self._interrupted or number in self._stopped or line.job is None or line.job.number != number
+            )
+        if line.job is None or line.job.number != number:
+            return None
+        return self._interrupted or Outcome.STOPPED
 
     def _holds(self, slot: str, incarnation: str, number: int) -> bool:
         """Whether what an incarnation says of a trial counts: it holds that trial now."""

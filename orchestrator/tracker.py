@@ -1,85 +1,90 @@
 """The trial's Weights & Biases run and its artifacts (wandb). Opened by rank 0's worker alone.
 
-W&B is a record beside the record: whatever it does, the trial goes on. What the SDK itself exports to the environment
-is taken out again, because child processes would join its service and lose their logs with it.
+A worker writes its run to disk and nowhere else; the desk brings it to the server (`delivery.py`). So W&B can be slow,
+down or full, and the trial goes on all the same.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.metadata
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from orchestrator.credentials import Mode, tracking_mode
+from orchestrator.credentials import own_folders
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Job, Outcome, Report, first_line
+from orchestrator.messages import GOOD, Job, Outcome, Report, first_line
 from orchestrator.naming import run_id
 from orchestrator.spec import Spec
 
-# Seconds to wait for the server before a run goes on offline; W&B's own default is 90.
-INIT_TIMEOUT_S = 20.0
-# Seconds that the end of a trial waits for uploads; what is not up by then is on disk.
-FINISH_TIMEOUT_S = 60.0
+# Seconds that the SDK may take for what it does on disk: it takes 0.02.
+TIMEOUT_S = 20.0
+# A run needs less; where the disk has not even so much left, it is written elsewhere.
+MIN_FREE_MIB = 64
 
-# Outcomes that a run ends with exit code 0 for: the trial did what it was asked to.
-GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.DIVERGED, Outcome.PAUSED}
-
-# Set by the SDK for its own children (see above), or by `wandb agent`, whose run this is not.
-FOREIGN = ("WANDB_SERVICE", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_MODE")
+# What is the sweep's own to say, of each run: the SDK would let these override it. See docs/wandb.md.
+FOREIGN = (
+    "WANDB_SERVICE",  # set by the SDK for its own children, which would lose their logs with their parent's
+    "WANDB_SWEEP_ID",  # set by `wandb agent`, whose run this is not
+    "WANDB_SWEEP_PARAM_PATH",
+    "WANDB_RUN_ID",
+    "WANDB_RESUME",
+    "WANDB_FORK_FROM",
+    "WANDB_RESUME_FROM",
+    "WANDB_MODE",
+    "WANDB_NAME",
+    "WANDB_RUN_GROUP",  # makes the panels of the sweep's page average over its runs (wandb#4227)
+)
 
 
 class Tracker:
     """Opens and closes the run of each trial; on ranks other than 0 everything is a harmless no-op."""
 
-    def __init__(
-        self, spec: Spec, folder: SweepFolder, sweep_id: str | None, rank: int, notify: Callable[[str], None]
-    ) -> None:
-        self._spec, self._folder, self._sweep_id = spec, folder, sweep_id
+    def __init__(self, spec: Spec, folder: SweepFolder, rank: int, notify: Callable[[str], None]) -> None:
+        self._spec, self._folder = spec, folder
         self._rank, self._notify = rank, notify
         self._run: Any = None
-        self._mode: Mode = tracking_mode(spec.tracking.mode, os.environ)
-        prepare_environment(folder)
+        self._off = rank != 0 or spec.tracking.mode == "disabled"
+        for name in FOREIGN:
+            os.environ.pop(name, None)
+        os.environ.update(own_folders(folder.work))
 
     def open(self, job: Job) -> str | None:
-        """Open the trial's run, or go on with it; its URL where it is online, else its folder.
-
-        A server that does not answer costs `INIT_TIMEOUT_S` once; the runs of this worker are offline from then on.
-        """
+        """Open the trial's run, or go on with it; its folder, relative to the sweep's where it is in there."""
         import wandb
 
-        if self._rank != 0 or self._mode == "disabled":
+        if self._off:
             # So that `wandb.log` in a user's module is a no-op here instead of an error.
             self._run = self._run or wandb.init(mode="disabled")
             return None
-        config = {
-            **self._spec.params,
-            **job.params,
-            "sweep": {"name": self._spec.name, "number": job.number, "seed": job.seed,
-                      "space": self._spec.space_identity, "trainable": _plain(self._spec.trainable)},
-        }  # fmt: skip
+        work = self._folder.work
         try:
-            self._run = self._init(job.number, config, _group(self._spec, job))
-        except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does; the trial goes on without
+            self._run = self._init(job, _with_room(work))
+        except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on without
             wandb.teardown()  # the SDK holds on to an id whose init failed
-            if self._mode == "offline":
-                self._notify(f"no W&B run for trial {job.number}: {first_line(exc)}")
+            work = Path(tempfile.gettempdir()) / f"orchestrator-{self._folder.name}"
+            said = f"W&B runs cannot be written to {self._folder.work / 'wandb'} ({first_line(exc)})"
+            try:
+                self._run = self._init(job, _with_room(work))
+            except Exception as again:  # noqa: BLE001 - as above
+                wandb.teardown()
+                self._notify(f"{said}, nor to {work} ({first_line(again)}); trials go on without")
                 return None
-            self._notify(
-                f"W&B cannot be reached ({' '.join(str(exc).split())[:200]}); runs are kept on disk instead:"
-                f" `wandb sync {self._folder.show('wandb')}/offline-run-*` uploads them"
-            )
-            self._mode = "offline"
-            return self.open(job)
+            self._notify(f"{said}; they are in {work} instead: make room, move them there, and `sync` brings them up")
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if job.changes:
             _tell_copies(self._run, self._spec, job)
-        if self._mode == "online":
-            return str(self._run.url)
-        return str(Path(self._run.dir).parent.relative_to(self._folder.work))
+        directory = Path(self._run.dir).parent
+        self._save_packages(directory)
+        return str(directory.relative_to(work)) if work == self._folder.work else str(directory)
 
     def logger(self) -> Any:
         """Lightning's logger on the open run, or None."""
@@ -110,94 +115,128 @@ class Tracker:
     @property
     def _live(self) -> bool:
         """Whether there is a run that keeps what is logged."""
-        return self._run is not None and self._rank == 0 and self._mode != "disabled"
+        return self._run is not None and not self._off
+
+    def watch(self, module: Any) -> None:
+        """Log a module's gradients, parameters and topology, as far as the spec says."""
+        tracking = self._spec.tracking
+        if self._live and (tracking.watch or tracking.watch_graph):
+            self._run.watch(module, log=tracking.watch, log_freq=tracking.watch_every, log_graph=tracking.watch_graph)
+
+    def reported(self, report: Report) -> None:
+        """Keep the best epoch's metrics beside the newest ones, which W&B shows by their own names."""
+        if not self._live:
+            return
+        self._run.summary["epochs"] = report.epoch
+        if report.epoch == report.best_epoch:
+            best = {f"best_{name}": value for name, value in report.metrics.items()}
+            self._run.summary.update({**best, "best_epoch": report.epoch})
 
     def close(
-        self, outcome: Outcome, report: Report | None, error: str | None, checkpoints: Mapping[str, Sequence[str]]
+        self,
+        outcome: Outcome,
+        error: str | None,
+        *,
+        checkpoints: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        curve: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
-        """Say in the run how the trial ended, log its checkpoints as artifacts, and close it."""
+        """Say in the run how the trial ended, log its checkpoints as artifacts, and close it.
+
+        Args:
+            outcome: how the trial ended.
+            error: what went wrong, if anything did.
+            checkpoints: the aliases of each checkpoint that is kept, by path.
+            curve: the sweep's metric by epoch.
+        """
         if not self._live:
             return
         run, self._run = self._run, None
         try:
             _sign(run, outcome, error)
-            if report is not None:
-                run.summary.update({"best_epoch": report.best_epoch, "epochs": report.epoch})
             for path, aliases in checkpoints.items():
-                self._log_artifact(run, path, aliases, report)
+                self._log_artifact(run, path, aliases, curve.get(self._folder.epoch_of(path)))
             if outcome is Outcome.INTERRUPTED:
                 run.mark_preempting()
-            self._finish(run, exit_code=0 if outcome in GOOD else 1)
-        except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does; the trial itself is done
-            where = self._folder.show("wandb")
-            self._notify(f"W&B run {run.id} is incomplete on the server ({first_line(exc)}); `wandb sync {where}/...`")
+            directory, number = Path(run.dir).parent, run.config["sweep"]["number"]
+            run.finish(exit_code=0 if outcome in GOOD else 1)
+            self._folder.upload_tree(directory, f"wandb/{directory.name}")
+            held = self._folder.held_checkpoints(number)
+            self._folder.upload_tree(held, f"wandb/checkpoints/{held.name}")
+        except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial itself is done
+            self._notify(f"W&B run {run.id} on disk is incomplete ({first_line(exc)})")
 
-    def close_dead(self, number: int, outcome: Outcome, error: str | None) -> None:
-        """Close the run of a trial whose workers died without doing so."""
-        self._sign_again(number, lambda run: _sign(run, outcome, error), exit_code=0 if outcome in GOOD else 1)
-
-    def crown(self, number: int, path: str) -> None:
-        """Give the sweep's best checkpoint the alias `sweep-best`, in the winner's own run."""
-        self._sign_again(number, lambda run: self._log_artifact(run, path, ["best", "sweep-best"], None), exit_code=0)
-
-    def add_to_summary(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Put numbers into the summary of a trial's run."""
-        self._sign_again(number, lambda run: run.summary.update(dict(metrics)), exit_code=0)
-
-    def _sign_again(self, number: int, change: Callable[[Any], None], exit_code: int) -> None:
-        if self._mode == "disabled":
-            return
-        run = self._init(number, {})
-        change(run)
-        self._finish(run, exit_code)
-
-    def _finish(self, run: Any, exit_code: int) -> None:
-        directory = Path(run.dir).parent
-        run.finish(exit_code=exit_code)
-        self._folder.upload_tree(directory, f"wandb/{directory.name}")
-
-    def _init(self, number: int, config: Mapping[str, Any], group: str | None = None) -> Any:
+    def _init(self, job: Job, work: Path) -> Any:
         import wandb
 
         tracking = self._spec.tracking
-        self._folder.work.mkdir(parents=True, exist_ok=True)
         return wandb.init(
             project=tracking.project,
             entity=tracking.entity,
-            id=run_id(self._spec.name or "", number),
-            name=f"{self._spec.name}/{number}",
-            config=dict(config),
+            id=run_id(self._spec.name or "", job.number),
+            name=f"{self._spec.name}/{job.number}",
+            config=_config(self._spec, job),
             tags=tracking.tags or None,
-            group=group,
-            dir=str(self._folder.work),
-            mode=self._mode,
+            group=_group(self._spec, job),
+            dir=str(work),
+            mode="offline",
             resume="allow",
             settings=wandb.Settings(
-                sweep_id=self._sweep_id if self._mode == "online" else None,
-                init_timeout=INIT_TIMEOUT_S,
-                finish_timeout=FINISH_TIMEOUT_S,
+                init_timeout=TIMEOUT_S,
+                finish_timeout=TIMEOUT_S,
                 console="wrap",
                 silent=True,
                 x_save_requirements=False,  # 0.1 s a trial, for a list that is the same for every trial
-                x_transaction_log_flush_interval=1,  # seconds of log that a killed process may lose; 15 by default
+                x_transaction_log_flush_interval=0.1,  # seconds of log that a killed process may lose; 15 by default
             ),
         )
 
-    def _log_artifact(self, run: Any, path: str, aliases: Sequence[str], report: Report | None) -> None:
+    def _log_artifact(self, run: Any, path: str, aliases: Sequence[str], value: float | None) -> None:
+        """Log a checkpoint, by a link to the file, which stays until it has been uploaded, whatever is kept."""
         import wandb
 
-        metadata: dict[str, Any] = {
+        sweep = dict(run.config["sweep"])
+        held = self._folder.held_checkpoints(sweep["number"]) / Path(path).name
+        held.parent.mkdir(parents=True, exist_ok=True)
+        local = self._folder.local_copy(path, held.parent)
+        if local != held:
+            held.unlink(missing_ok=True)
+            try:
+                os.link(local, held)
+            except OSError:  # a file system without links
+                shutil.copyfile(local, held)
+        artifact = wandb.Artifact(f"model-{run.id}", type="model")
+        entry = artifact.add_file(str(held), name=held.name, policy="immutable", skip_cache=True)
+        artifact.metadata = {
             "sweep": self._spec.name,
             "metric": self._spec.metric,
+            "goal": self._spec.goal,
+            "value": value,
+            "epoch": self._folder.epoch_of(path),
+            "hyperparameters": sweep["params"],
+            "seed": sweep["seed"],
+            "checksum": {"md5, base64": entry.digest},
             "path": self._folder.show(path),
         }
-        if report is not None:
-            metadata |= {"epoch": report.epoch if "latest" in aliases else report.best_epoch}
-        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
-        with tempfile.TemporaryDirectory() as scratch:  # the SDK stages a copy of its own
-            local = self._folder.local_copy(path, Path(scratch))
-            artifact.add_file(str(local), name=local.name, skip_cache=True)
         run.log_artifact(artifact, aliases=list(aliases))
+
+    def _save_packages(self, directory: Path) -> None:
+        """Put the list of installed packages where W&B keeps it."""
+        path = directory / "files" / "requirements.txt"
+        with contextlib.suppress(OSError):  # a full disk
+            path.write_text(_packages(), encoding="utf-8")
+            self._run.save(str(path), base_path=str(path.parent), policy="now")
+
+
+def _with_room(folder: Path) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        OSError: its disk is full, or nearly so: what would be lost is a run's end, without a word.
+    """
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder / "wandb").free < MIN_FREE_MIB << 20:
+        raise OSError(f"less than {MIN_FREE_MIB} MiB are left on its disk")
+    return folder
 
 
 def _group(spec: Spec, job: Job) -> str | None:
@@ -212,38 +251,36 @@ def _tell_copies(run: Any, spec: Spec, job: Job) -> None:
     run.summary["copied_from"] = copies[-1] if copies else None
 
 
-def create_sweep(spec: Spec, parameters: Mapping[str, Any], folder: SweepFolder) -> str:
-    """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id.
-
-    Raises:
-        wandb.errors.Error: the server cannot be reached, or refuses.
-    """
-    import wandb
-
-    prepare_environment(folder)
-    config = {
-        "method": "custom",
-        "name": spec.name,
-        "metric": {"name": spec.metric, "goal": spec.goal},
-        "parameters": {**parameters, **{name: {"value": v} for name, v in spec.params.items()}},
+def _config(spec: Spec, job: Job) -> dict[str, Any]:
+    """Hyperparameters, by their names, and under `sweep` what else defines the trial."""
+    params = {**spec.params, **job.params}
+    return {
+        **params,
+        "sweep": {
+            "name": spec.name,
+            "number": job.number,
+            "seed": job.seed,
+            "params": params,
+            "space": spec.space_identity,
+            "trainable": _plain(spec.trainable),
+            "resources": spec.resources.model_dump(),
+            "start_from": spec.start_from,
+        },
     }
-    return str(wandb.sweep(config, project=spec.tracking.project, entity=spec.tracking.entity))
-
-
-def prepare_environment(folder: SweepFolder) -> None:
-    """Make this process's wandb a client of its own, with its files in the sweep's folder."""
-    for name in FOREIGN:
-        os.environ.pop(name, None)
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder.work / "wandb"))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(folder.work / "wandb" / "cache"))
 
 
 def _sign(run: Any, outcome: Outcome, error: str | None) -> None:
     """How the trial ended, where a table of runs can be filtered by it."""
     run.summary["outcome"] = str(outcome)
-    if outcome in (Outcome.PRUNED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY):
+    if outcome in (Outcome.PRUNED, Outcome.STOPPED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY):
         run.tags = (*(run.tags or ()), str(outcome))
     run.summary["error"] = error  # also where there is none: an earlier attempt may have left one
+
+
+@functools.cache
+def _packages() -> str:
+    installed = {f"{found.name}=={found.version}" for found in importlib.metadata.distributions()}
+    return "\n".join(sorted(installed, key=str.lower)) + "\n"
 
 
 def _plain(value: Any) -> Any:

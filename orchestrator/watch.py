@@ -18,12 +18,12 @@ from orchestrator.messages import Job, Outcome
 class Watch:
     """One for each worker, for as long as it lives."""
 
-    def __init__(self, board: Any, limit_s: float, stalled: Callable[[Job, float], None]) -> None:
-        self._limit_s, self._stalled = limit_s, stalled
+    def __init__(self, board: Any, slot: str, limit_s: float, stalled: Callable[[Job, float], None]) -> None:
+        self._board, self._slot, self._limit_s, self._stalled = board, slot, limit_s, stalled
         self._job: Job | None = None
         self._last_beat = math.inf  # infinite while nothing is expected to happen
         self.interrupted: Outcome | None = None
-        self._signal = board.interrupted.remote()
+        self._signal: Any = None
         threading.Thread(target=self._look, name="watch", daemon=True).start()
 
     def beat(self) -> None:
@@ -33,7 +33,8 @@ class Watch:
     @contextlib.contextmanager
     def over(self, job: Job) -> Iterator[None]:
         """Watch over a trial."""
-        self._job = job
+        self._job, self.interrupted = job, None
+        self._signal = self._board.interrupted.remote(self._slot, job.number)
         self.beat()
         try:
             yield
@@ -52,11 +53,12 @@ class Watch:
     def _look(self) -> None:
         tick_s = min(1.0, self._limit_s / 4)
         while True:
-            if self.interrupted is None:
-                if ray.wait([self._signal], timeout=tick_s)[0]:
-                    self.interrupted = ray.get(self._signal)
-            else:
+            if (signal := self._signal) is None:
                 time.sleep(tick_s)
+            elif ray.wait([signal], timeout=tick_s)[0]:
+                outcome = ray.get(signal)
+                if signal is self._signal:  # and not the next trial's already
+                    self.interrupted, self._signal = outcome, None
             if self._last_beat == math.inf or self._job is None:
                 faulthandler.cancel_dump_traceback_later()
                 continue

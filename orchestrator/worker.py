@@ -23,7 +23,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
 from orchestrator import catalog, failures
-from orchestrator.attempt import Attempt
+from orchestrator.attempt import Attempt, StoppedAlone
 from orchestrator.errors import InputError
 from orchestrator.folder import SweepFolder
 from orchestrator.loops import AnyLoop
@@ -33,24 +33,24 @@ from orchestrator.tracker import Tracker
 from orchestrator.watch import Watch
 
 
-def serve(spec_text: str, sweep_id: str | None, board: Any, slot: str) -> None:
+def serve(spec_text: str, board: Any, slot: str) -> None:
     """Train trials until there are no more: what every rank of a worker group runs inside Ray Train."""
-    Worker(Spec.from_yaml(spec_text), sweep_id, board, slot).serve()
+    Worker(Spec.from_yaml(spec_text), board, slot).serve()
 
 
 class Worker:
     """One rank of a worker group, for as long as the group lives."""
 
-    def __init__(self, spec: Spec, sweep_id: str | None, board: Any, slot: str) -> None:
+    def __init__(self, spec: Spec, board: Any, slot: str) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         vars(rank_zero_only)["rank"] = self.rank  # Lightning reads it from the environment at import (Lightning#11380)
         self._spec, self._board, self._slot = spec, board, slot
         self._incarnation = self._agree_on_incarnation()
         self._folder = SweepFolder(spec.storage, spec.name or "")
-        self._tracker = Tracker(spec, self._folder, sweep_id, self.rank, self._notify)
+        self._tracker = Tracker(spec, self._folder, self.rank, self._notify)
         self._loops: dict[str, AnyLoop] = {}
-        self._watch = Watch(board, spec.failures.stall_timeout_s, self._stalled)
+        self._watch = Watch(board, slot, spec.failures.stall_timeout_s, self._stalled)
         self._job: Job | None = None
         if spec.training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it on CUDA
@@ -116,9 +116,11 @@ class Worker:
     def _fail(self, job: Job, exc: BaseException) -> None:
         """Say why this worker is about to go down with its group, and close the trial's run."""
         error = "; ".join(exc.problems) if isinstance(exc, InputError) else first_line(exc)
-        where = f"rank {self.rank}: " if self.world_size > 1 else ""
         outcome = Outcome.REJECTED if isinstance(exc, InputError) else failures.kind(error)
-        self._tracker.close(outcome, None, error, {})
+        if isinstance(exc, StoppedAlone):
+            outcome, error = Outcome.STOPPED, ""
+        where = f"rank {self.rank}: " if self.world_size > 1 and error else ""
+        self._tracker.close(outcome, error or None)
         self._say("lost", Lost(error=where + error, outcome=outcome, run_closed=self.rank == 0))
         self._leave_behind(job, traceback.format_exc())
 

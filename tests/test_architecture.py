@@ -44,26 +44,26 @@ VOCABULARY = {
     "naming",
     "catalog",
     "context",
+    "reference",
     "__init__",
 }
 RULES = {"advice", "auto", "ends", "failures", "population", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
-WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "process_group", *LOOPS}
+WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "predictions", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.
 VENDORS = {
     "optuna": {"ledger", "importance", "improvement", "distributions", "samplers"},
-    "wandb": {"tracker", "workspace"},
+    "wandb": {"tracker", "page", "delivery", "runlog", "workspace"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},
     "rich": {"progress"},
     "plotly": {"report"},
     "wandb_workspaces": {"workspace"},
     "onnxruntime": {"export"},
-    "torch": {"worker", "attempt", "checkpoint", "process_group", "spot", "export", *LOOPS},
-    "lightning": {"worker", "attempt", "checkpoint", "tracker", *LOOPS},
+    "torch": {"worker", "attempt", "checkpoint", "process_group", "spot", "export", "predictions", *LOOPS},
+    "lightning": {"worker", "attempt", "checkpoint", "tracker", "predictions", *LOOPS},
     "ray": {
         "sweep",
-        "again",
         "solo",
         "slot",
         "worker",
@@ -256,8 +256,10 @@ def test_the_public_list() -> None:
         "SpecError",
         "StorageError",
         "SweepError",
+        "TrackingError",
         "TrainFunction",
         "Trainable",
+        "fetch_checkpoint",
     ]
     for name in orchestrator.__all__:
         assert getattr(orchestrator, name).__module__.startswith("orchestrator.")

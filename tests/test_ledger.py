@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import STATES, Ledger, TrialRecord
-from orchestrator.messages import Ended, Outcome, Report, Started
+from orchestrator.messages import Ended, Landed, Outcome, Report, Started
 from orchestrator.space import Space
 from orchestrator.spec import Spec
 
@@ -152,6 +152,7 @@ class TestOneTrial:
         expected = {
             Outcome.COMPLETE: "COMPLETE",
             Outcome.PRUNED: "PRUNED",
+            Outcome.STOPPED: "PRUNED",
             Outcome.DIVERGED: "PRUNED",
             Outcome.OUT_OF_MEMORY: "PRUNED",
             Outcome.PAUSED: "RUNNING",
@@ -171,6 +172,18 @@ class TestOneTrial:
 
     def test_endings_without_a_state_are_those_that_go_on(self) -> None:
         assert set(Outcome) - set(STATES) == {Outcome.PAUSED, Outcome.INTERRUPTED}
+
+    def test_a_run_gets_an_address_whenever_it_comes(self, open_ledger: Open) -> None:
+        ledger = open_ledger(create=True)
+        for _ in range(2):
+            ledger.ask()
+        ledger.start(Started(number=0, slot="a", wandb_run="wandb/offline-run-0"))
+        ledger.end(Ended(number=0, outcome=Outcome.STOPPED))
+        for _ in range(2):
+            ledger.landed(Landed(number=0, url="https://wandb.ai/0"))
+        assert [record.wandb_run for record in ledger.records] == ["https://wandb.ai/0", None]
+        assert ledger.records[0].outcome == "stopped"
+        assert open_ledger(read_only=True).records == ledger.records
 
     def test_the_last_epoch_may_come_with_the_end(self, open_ledger: Open) -> None:
         ledger = open_ledger(create=True)

@@ -120,7 +120,9 @@ def test_checkpoints_that_were_not_kept_are_null(folder: SweepFolder, records: l
 
 
 def test_states_and_status_are_words() -> None:
-    assert [str(status) for status in Status] == ["running", "finished", "interrupted", "failed", "dead"]
+    assert [str(status) for status in Status] == [
+        "running", "paused", "finished", "stopped", "cancelled", "interrupted", "failed", "dead",
+    ]  # fmt: skip
     assert json.dumps(Status.DEAD) == '"dead"'
 
 

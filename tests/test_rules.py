@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator import failures, naming, ranking
 from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency
-from orchestrator.credentials import has_key, tracking_mode
+from orchestrator.credentials import has_key, redacted, take_keys, to_workers, tracking_mode
 from orchestrator.errors import SpecError
 from orchestrator.messages import Outcome
 from orchestrator.ranking import Goal
@@ -291,3 +291,32 @@ class TestScaling:
     def test_what_cannot_be_shared_evenly_is_refused(self) -> None:
         with pytest.raises(SpecError, match=r"batch_size is 30 for all workers .* make it a multiple of 4"):
             scaled({"batch_size": 30}, Training(batch_size="global"), 4)
+
+
+@pytest.mark.parametrize(
+    ("data", "places"),
+    [
+        ({"tracking": {"api_key": "anything"}}, ["tracking.api_key"]),
+        ({"params": {"WANDB_API_KEY": "anything"}}, ["params.WANDB_API_KEY"]),
+        ({"tracking": {"tags": ["fine", "0123456789" * 4]}}, ["tracking.tags.1"]),
+        ({"params": {"note": "local-" + "0123456789" * 4}}, ["params.note"]),
+        ({"name": "wandb_v1_0123456789abcdefXYZ"}, ["name"]),
+        ({"params": {"revision": "0123456789" * 4, "lr": 0.1, "key": "value"}}, []),
+    ],
+)
+def test_keys_are_found_and_taken_out(data: dict[str, Any], places: list[str]) -> None:
+    before = repr(data)
+    assert list(take_keys(data)) == places
+    assert ("(a key)" in repr(data)) == bool(places)
+    if not places:
+        assert repr(data) == before
+
+
+def test_what_is_secret_in_a_command_is_not_shown() -> None:
+    command = "search storage=s3://me:pass@bucket/x?secret_key=hidden&region=eu lr=0.1"
+    assert redacted(command) == "search storage=s3://***@bucket/x?secret_key=***&region=eu lr=0.1"
+
+
+def test_workers_get_variables_without_secrets() -> None:
+    given = {"WANDB_NOTES": "n", "WANDB_API_KEY": "k", "WANDB_IDENTITY_TOKEN_FILE": "f", "HOME": "/"}
+    assert to_workers(given) == {"WANDB_NOTES": "n"}

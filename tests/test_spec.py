@@ -343,3 +343,46 @@ def test_a_rejected_spec_exits_with_2_and_writes_nothing(tmp_path: Path) -> None
     assert done.stderr.splitlines()[1].startswith("error: unknown key 'budgt'; did you mean 'budget'?")
     assert len(done.stderr.splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_is_refused_and_not_repeated() -> None:
+    key = "0123456789" * 4
+    with pytest.raises(SpecError) as refused:
+        specs.read(None, [f"params.token={key!r}", f"name={key!r}"])
+    assert [problem.partition(" is a key")[0] for problem in refused.value.problems] == ["params.token", "name"]
+    assert key not in str(refused.value)
+    assert "wandb login" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        ([], {}, ("orchestrator", None, [])),
+        ([], {"WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_TAGS": "a, b"}, ("p", "e", ["a", "b"])),
+        (
+            ["tracking.project=mine", "tracking.entity=us", "tracking.tags=[c]"],
+            {"WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_TAGS": "a"},
+            ("mine", "us", ["c"]),
+        ),
+    ],
+)
+def test_the_spec_goes_before_the_environment(
+    given: list[str],
+    environ: dict[str, str],
+    expected: tuple[str, str | None, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_TAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    tracking = specs.resolve(specs.read(None, given), datetime(2026, 11, 21)).tracking
+    assert (tracking.project, tracking.entity, tracking.tags) == expected
+
+
+def test_start_from_is_a_file_or_an_artifact(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="which is no file; it is a checkpoint's path, or an artifact"):
+        specs.read(None, ["start_from=nowhere.ckpt"])
+    (tmp_path / "x.ckpt").touch()
+    for name in (str(tmp_path / "x.ckpt"), "team/project/model-a-3:best"):
+        assert specs.resolve(specs.read(None, [f"start_from={name}"]), datetime(2026, 11, 21)).start_from == name

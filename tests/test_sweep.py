@@ -44,7 +44,7 @@ def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
     assert Path(results["best"]["checkpoint"]).is_file()
     assert Path(results["best"]["checkpoint"]).with_name("model.onnx").is_file()
     assert offline_runs(lone_sweeps.folder, "first").count("first-0") >= 1
-    for said in ("4/4 trials", "best: trial", results["best"]["checkpoint"], "results.json", "wandb sync"):
+    for said in ("4/4 trials", "best: trial", results["best"]["checkpoint"], "results.json", "orchestrator sync"):
         assert said in printed
     for noise in ("Traceback", "Warning", "(raylet)", "INFO"):
         assert noise not in printed

@@ -275,12 +275,39 @@ class TestInterruption:
 
     def test_everyone_who_waits_for_it_hears_it(self) -> None:
         async def scenario(board: Switchboard) -> None:
-            watches = [asyncio.create_task(board.interrupted()) for _ in range(2)]
+            await hold(board)
+            watches = [asyncio.create_task(board.interrupted(S, 0)) for _ in range(2)]
             await settle()
             assert not any(watch.done() for watch in watches)
             await board.interrupt(Outcome.PRUNED)
             await board.interrupt(Outcome.INTERRUPTED)  # the first one counts
-            assert await asyncio.gather(*watches, board.interrupted()) == [Outcome.PRUNED] * 3
+            assert await asyncio.gather(*watches, board.interrupted(S, 0)) == [Outcome.PRUNED] * 3
+
+        play(scenario)
+
+    def test_one_trial_is_stopped_and_the_next_one_is_not(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            watch = asyncio.create_task(board.interrupted(S, 0))
+            waiting = asyncio.create_task(board.report(S, "a", report()))
+            await settle()
+            await board.stop_trial(0)
+            assert (await watch, await waiting) == (Outcome.STOPPED, Verdict.STOP)
+            assert await board.report(S, "a", report()) is Verdict.STOP
+            await board.ended(S, "a", ended(outcome=Outcome.STOPPED))
+            assert await board.interrupted(S, 0) is None
+            await board.assign(S, job(1))
+            assert not asyncio.create_task(board.interrupted(S, 1)).done()
+
+        play(scenario)
+
+    def test_whoever_waits_hears_that_the_trial_has_ended(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            watch = asyncio.create_task(board.interrupted(S, 0))
+            await settle()
+            await board.ended(S, "a", ended())
+            assert await watch is None
 
         play(scenario)
 

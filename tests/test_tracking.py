@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Sweeps
@@ -12,19 +15,49 @@ from doubles.wandb_server import WandbServer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
+MARKED_KEY = "feed" * 10
+MEDIA = """
+import torch
+import wandb
+from lightning.pytorch import Callback
+from probe import Probe
+
+
+class Media(Callback):
+    \"""Logs media as users do, without asking which rank it is on.\"""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.logger and trainer.logger.log_image("pictures", [torch.rand(3, 4, 4)], caption=["noise"])
+        trainer.logger and trainer.logger.log_text("words", columns=["word"], data=[["hello"]])
+        trainer.logger and trainer.logger.log_table("numbers", columns=["number"], data=[[1]])
+        trainer.logger and trainer.logger.experiment.log({"touched": 1})
+        wandb.log({"pictures_too": wandb.Image(torch.rand(3, 4, 4))})
+        assert wandb.run is not None
+
+
+class Talkative(Probe):
+    def configure_callbacks(self):
+        return [Media()]
+"""
+
+
 def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
     space = {
         "x": {"options": [0.25, 0.5]},
         "behaviour": {"options": ["fine", "nan", "raise_on_rank_1"]},
         "step_s": {"options": [0.0], "when": {"behaviour": "fine"}},
     }
+    (lone_sweeps.folder / "media.py").write_text(MEDIA)
     with WandbServer() as server:
+        server.api_key = MARKED_KEY
         lone_sweeps.environment |= server.env
         printed = lone_sweeps.run(
-            "search", "trainable=probe:Probe", "metric=score", "goal=maximize", "name=online", "search.sampler=grid",
+            "search", "trainable={model: {class_path: media.Talkative}}", "metric=score", "goal=maximize",
+            "name=online", "search.sampler=grid",
             "search.seed=3", "schedule.max_epochs=3", "schedule.scheduler=asha", "schedule.grace_epochs=2",
             "resources.workers=2", "failures.retries=0", "failures.max_failed=null", "params.folder=.",
-            "tracking.project=probes", "tracking.tags=[nightly]", f"space={json.dumps(space)}",
+            "tracking.project=probes", "tracking.watch=all", "tracking.watch_every=2",
+            "tracking.tags=[nightly]", f"space={json.dumps(space)}",
         )  # fmt: skip
         results = lone_sweeps.results("online")
         (sweep,) = server.sweeps.values()
@@ -55,6 +88,12 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
                     assert run.summary["score"] == trial["value"]
                     assert [row["direct"] for row in run.history if "direct" in row] == [0, 1, 2]
                     assert any("probe epoch 2" in line for line in run.output)
+                    assert run.summary["best_score"] == trial["value"]
+                    assert run.summary["pictures"]["captions"] == ["noise"]
+                    assert {"table-file"} == {run.summary[name]["_type"] for name in ("words", "numbers")}
+                    assert run.summary["pictures_too"]["_type"] == "image-file"
+                    assert any(name.startswith("media/images/pictures") for name in run.files)
+                    assert any("gradients/" in name for row in run.history for name in row)
                 case "PRUNED":
                     assert (run.state, run.exit_code) == ("finished", 0)
                     assert {"pruned", "diverged"} & set(run.tags)
@@ -73,4 +112,108 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
         (version,) = (v for v in server.artifacts[f"model-online-{best['number']}"] if "sweep-best" in v.aliases)
         assert version.files[Path(best["checkpoint"]).name] == Path(best["checkpoint"]).read_bytes()
         assert best["wandb_run"] in printed
+        assert server.unknown == []
+    found = [
+        path for path in lone_sweeps.folder.rglob("*") if path.is_file() and MARKED_KEY.encode() in path.read_bytes()
+    ]
+    assert found == []
+    ray_session = Path(lone_sweeps.environment["RAY_TMPDIR"])
+    logs = [path for path in ray_session.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert logs
+    assert [path for path in logs if MARKED_KEY.encode() in path.read_bytes()] == []
+    pages = [json.dumps(run.raw_config) + repr(run.files) + repr(run.lines) for run in server.runs.values()]
+    assert MARKED_KEY not in sweep.config_text + "".join(pages) + printed
+
+
+def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
+    """On its page and on the command line: pause, resume, stop one run, cancel; then resume, and stop."""
+    with WandbServer() as server:
+        sweeps.environment |= server.env
+        process = sweeps.start(
+            "search", "trainable=probe:Probe", "metric=score", "goal=maximize", "name=asked", "search.sampler=grid",
+            "search.seed=1", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
+            f"params.folder={sweeps.folder}", "params.step_s=0.4",
+            f"space={json.dumps({'x': {'options': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}})}",
+        )  # fmt: skip
+
+        def states(found: dict[str, Any]) -> dict[int, str]:
+            return {trial["number"]: trial["state"] for trial in found["trials"]}
+
+        sweeps.until("asked", lambda found: found["trials"] and found["trials"][0]["epochs"] >= 1)
+        (sweep,) = server.sweeps.values()
+        sweep.state = "PAUSED"
+        sweeps.until("asked", lambda found: found["status"] == "paused")
+        found = sweeps.until("asked", lambda found: states(found) == {0: "COMPLETE"})
+        assert "resume" not in sweeps.run("status", "asked")
+        assert "asked is running" in sweeps.run("resume", "asked")
+        sweeps.until("asked", lambda found: states(found).get(1) == "RUNNING")
+        until(lambda: sweep.state == "RUNNING" and "asked-1" in server.runs)
+        server.runs["asked-1"].stop = True
+        found = sweeps.until("asked", lambda found: states(found).get(1) == "PRUNED")
+        assert found["trials"][1]["epochs"] < 3
+        sweeps.until("asked", lambda found: len(found["trials"]) == 3 and found["trials"][2]["epochs"] >= 1)
+        sweep.state = "CANCELED"
+        printed = sweeps.end(process)
+        assert "asked on its W&B page to pause" in printed
+        assert "to go on: python -m orchestrator resume" in printed
+        found = sweeps.results("asked")
+        assert (found["status"], states(found)) == ("cancelled", {0: "COMPLETE", 1: "PRUNED", 2: "RUNNING"})
+        assert (sweep.state, server.runs["asked-2"].state) == ("CANCELED", "failed")
+        until(lambda: server.runs["asked-1"].state == "finished")
+        assert "stopped" in server.runs["asked-1"].tags
+        assert "no process" in sweeps.run("pause", "asked", code=2)
+
+        process = sweeps.start("resume", "asked")
+        sweeps.until("asked", lambda found: states(found).get(2) == "COMPLETE" and states(found).get(3) == "RUNNING")
+        until(lambda: sweep.state == "RUNNING")
+        assert "asked is stopped" in sweeps.run("stop", "asked")
+        sweeps.end(process)
+        found = sweeps.results("asked")
+        assert (found["status"], states(found)[3], len(found["trials"])) == ("stopped", "COMPLETE", 4)
+        assert sweep.state == "FINISHED"
+        assert [row["score"] for row in server.runs["asked-2"].history if "score" in row] == pytest.approx(
+            [0.3, 0.6, 0.9]
+        )
+        assert {run.sweep_id for run in server.runs.values()} == {sweep.id}
+        assert server.unknown == []
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(sweeps: Sweeps) -> None:
+    with WandbServer() as server:
+        arguments = ["trainable=probe:Probe", "metric=score", "goal=maximize", "search.sampler=grid", "search.seed=1",
+                     "schedule.max_epochs=2", "resources.concurrency=1", f"params.folder={sweeps.folder}",
+                     "tracking.project=later"]  # fmt: skip
+        space = {"behaviour": {"options": ["fine", "kill_once"]}}
+        sweeps.run("search", *arguments, "name=off", "schedule.scheduler=none", f"space={json.dumps(space)}")
+        assert server.runs == {}
+        sweeps.environment |= server.env
+        server.fail(401, count=1, path="file_stream")
+        assert "not, or not wholly, in W&B: off-" in sweeps.run("sync", "off", code=1)
+        for brought in (1, 0):
+            assert f"{brought} runs brought to W&B" in sweeps.run("sync", "off")
+        (sweep,) = server.sweeps.values()
+        assert (sweep.state, sorted(sweep.run_ids)) == ("FINISHED", ["off-0", "off-1"])
+        for run in server.runs.values():
+            assert (run.state, [row["epoch"] for row in run.history if "score" in row]) == ("finished", [0, 1])
+        results = sweeps.results("off")
+        assert all(trial["wandb_run"].startswith("http") for trial in results["trials"])
+        best = f"team/later/model-off-{results['best']['number']}:sweep-best"
+        assert "epoch-0002.ckpt" in sweeps.run("download", best, "here")
+        assert (sweeps.folder / "here" / "epoch-0002.ckpt").read_bytes() == Path(
+            results["best"]["checkpoint"]
+        ).read_bytes()
+        assert "no/such/model:best" in sweeps.run("download", "no/such/model:best", "here", code=1)
+
+        sweeps.run(
+            "search", *arguments, "name=next", f"start_from={best}", "params.x=0.5", "space={at_epoch: {options: [5]}}"
+        )
+        assert server.runs["next-0"].used_artifacts == [f"model-off-{results['best']['number']}:v0"]
+        assert server.runs["next-0"].config["sweep"]["start_from"] == best
         assert server.unknown == []

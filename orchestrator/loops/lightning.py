@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,6 +22,8 @@ from orchestrator.attempt import Attempt
 from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
+from orchestrator.messages import first_line
+from orchestrator.predictions import Predictions
 from orchestrator.spec import STRATEGIES
 from orchestrator.trainable import Trainable
 
@@ -42,9 +45,12 @@ class Loop:
         routed = trainable.route(attempt.params)
         model = trainable.model(**routed["model"])
         data = self._data.of(trainable.data, routed["data"])
+        if attempt.weights is not None:
+            _load_weights(model, attempt.weights)
         attempt.begin()
         compiled: Any = torch.compile(model) if attempt.spec.training.compile else model
         trainer = _trainer(attempt, Reporter(attempt, routed["model"]), routed["trainer"])
+        attempt.tracker.watch(model)
         with contextlib.suppress(Interrupted):
             trainer.fit(compiled, datamodule=data, ckpt_path=attempt.start_from, weights_only=False)
         attempt.logged = trainer.callback_metrics
@@ -69,6 +75,18 @@ class Loop:
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+def _load_weights(model: pl.LightningModule, path: Path) -> None:
+    """Start from the weights of a checkpoint.
+
+    Raises:
+        SpecError: they are not this module's.
+    """
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    except (RuntimeError, KeyError) as exc:
+        raise SpecError(f"start_from: the checkpoint does not fit {type(model).__name__}: {first_line(exc)}") from exc
+
+
 def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> pl.Trainer:
     spec, resources = attempt.spec, attempt.spec.resources
     arguments: dict[str, Any] = {
@@ -86,6 +104,7 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
                 catalog.load_class(given["class_path"])(**given.get("init_args", {}))
                 for given in spec.trainer.get("callbacks", [])
             ),
+            *([Predictions(spec.tracking.predictions)] if spec.tracking.predictions else []),
             ours,
         ],
         "logger": attempt.tracker.logger() or False,

@@ -1,12 +1,17 @@
-"""Go on with a sweep that was stopped, killed, or should get a larger budget."""
+"""Go on with a sweep that is paused, was stopped or killed, or should get a larger budget."""
 
 from __future__ import annotations
 
 import argparse
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from orchestrator import front
 from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.folder import SweepFolder
+    from orchestrator.spec import Spec
 
 # What a sweep is, which a resume cannot change.
 FIXED = ("name", "storage", "trainable", "space", "params", "metric", "goal")
@@ -15,6 +20,8 @@ FIXED = ("name", "storage", "trainable", "space", "params", "metric", "goal")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which sweep, and what changes."""
     front.add_sweep(parser, required=True)
+    text = "go on with an unfinished trial from this checkpoint: a path, or an artifact of W&B"
+    parser.add_argument("--from", dest="start_from", action="append", default=[], metavar="TRIAL=CHECKPOINT", help=text)
     parser.add_argument("words", nargs="*", metavar="key=value", help="e.g. budget.trials=100")
     parser.add_argument("--as-recorded", action="store_true", help="go on though its space's source has changed since")
 
@@ -23,8 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Go on with it to its end, and say what it found."""
     from orchestrator import sources
     from orchestrator import spec as specs
+    from orchestrator.messages import Command
+    from orchestrator.results import Status
 
     folder, spec = front.find_sweep(arguments)
+    if front.look(folder, spec)[1] is Status.PAUSED and not arguments.words:
+        return front.ask(arguments, Command.RESUME)
     if not arguments.as_recorded and (change := sources.changed_since(spec.space)):
         raise InputError(
             f"{change}\nundo that, or make it a version of its own; --as-recorded goes on with the space as it was"
@@ -44,6 +55,31 @@ def run(arguments: argparse.Namespace) -> int:
         ]:
             raise InputError(problems)
         spec = changed
+    for given in arguments.start_from:
+        _place(folder, spec, given)
     from orchestrator import progress, sweep
 
     return front.run_sweep(lambda: sweep.resume(folder, spec, progress.view))
+
+
+def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
+    """Make a checkpoint the newest of a trial, from which it goes on.
+
+    Raises:
+        InputError: there is no such trial, it has ended, or that is no checkpoint of a sweep.
+    """
+    from orchestrator.folder import CHECKPOINT
+    from orchestrator.reference import fetch_checkpoint
+
+    number, _, name = given.partition("=")
+    waiting = [str(record.number) for record in front.look(folder, spec)[0].records if record.state == "RUNNING"]
+    if number not in waiting:
+        raise InputError(
+            f"--from {given}: '{number}' is no unfinished trial; there are: {', '.join(waiting) or 'none'}"
+        )
+    path = fetch_checkpoint(name)
+    if not CHECKPOINT.fullmatch(path.name) or not path.is_file():
+        raise InputError(f"--from {given}: {path} is no checkpoint of a sweep (epoch-0003.ckpt)")
+    with folder.locked():
+        folder.drop_checkpoints(int(number))
+        folder.upload(path, f"trials/{number}/{path.name}")

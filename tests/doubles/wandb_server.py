@@ -31,6 +31,7 @@ import threading
 import time
 import traceback
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+ORGANIZATION = "acme"
 HISTORY, EVENTS, SUMMARY, OUTPUT = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
 
 Row = dict[str, Any]
@@ -138,8 +140,14 @@ class Run:
 
     @property
     def history(self) -> list[Row]:
-        """The logged rows, in order."""
-        return [json.loads(line) for line in self.text(HISTORY)]
+        """The logged rows, in order: one for each step, the one that came last.
+
+        "Re-syncing the same `.wandb` file can duplicate metrics" of runs in shared mode, whose steps the server counts;
+        for all others the SDK takes care that rows which are sent again come under the same steps. Source:
+        core/internal/runsync/{sharedsync,syncstate}.go of wandb/wandb.
+        """
+        rows = [json.loads(line) for line in self.text(HISTORY)]
+        return [row for _, row in sorted({row["_step"]: row for row in rows}.items())]
 
     @property
     def events(self) -> list[Row]:
@@ -216,6 +224,8 @@ class _State:
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     artifacts: dict[str, list[ArtifactVersion]] = field(default_factory=dict)
+    versions_made: Counter[str] = field(default_factory=Counter)
+    """By collection: the number of a deleted version is not given again."""
     projects: set[tuple[str, str]] = field(default_factory=set)
     views: list[dict[str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -512,7 +522,11 @@ class _Queries:
             "id": _node_id("Entity", name),
             "name": name,
             "xxhashDigestsEnabled": False,
-            "organization": None,
+            "organization": {
+                "name": ORGANIZATION,
+                "orgEntity": {"name": f"{ORGANIZATION}_org"},
+                "coreWeaveOrganizationId": None,
+            },
             "user": None,
         }
 
@@ -635,7 +649,7 @@ class _Queries:
 
         return {
             "logLineCount": len(run.output),
-            "historyLineCount": len(history),
+            "historyLineCount": len(run.text(HISTORY)),
             "eventsLineCount": len(run.events),
             "historyTail": json.dumps(run.text(HISTORY)[-1:]),
             "eventsTail": json.dumps(run.text(EVENTS)[-1:]),
@@ -698,6 +712,11 @@ class _Queries:
             "__typename": "ArtifactPortfolio" if versions[0].source else "ArtifactSequence",
             "id": _node_id("ArtifactCollection", name),
             "name": name,
+            "description": None,
+            "createdAt": versions[0].created_at,
+            "updatedAt": versions[-1].created_at,
+            "defaultArtifactType": lambda a: self.artifact_type(entity, project, versions[0].type),
+            "tags": _connection([], {}),
             "project": lambda a: self.project(entity, project),
             "digestAlgorithm": "MANIFEST_MD5",
             "latestArtifact": lambda a: _maybe(self.artifact, committed[-1] if committed else None),
@@ -821,6 +840,7 @@ class _Mutations:
                 "updateArtifact": self._update_artifact,
                 "addAliases": self._add_aliases,
                 "deleteAliases": self._delete_aliases,
+                "deleteArtifact": self._delete_artifact,
             }.items()
         }
 
@@ -905,7 +925,7 @@ class _Mutations:
         The client uploads nothing if the answer's state is COMMITTED.
         """
         state = self._state
-        entity, project = given["entityName"], given["projectName"]
+        entity, project = given.get("entityName") or state.entity, given["projectName"]
         collection = (given.get("artifactCollectionNames") or [given.get("artifactCollectionName")])[0]
         aliases = {alias["alias"] for alias in given.get("aliases") or []}
         versions = state.artifacts.setdefault(collection, [])
@@ -969,8 +989,8 @@ class _Mutations:
         if missing or not version.manifest:
             raise _Refusal(400, f"artifact {version.collection!r} is incomplete: {missing or 'no manifest'}")
         if version.state == "PENDING":
-            siblings = self._state.artifacts[version.collection]
-            version.index = sum(sibling.state == "COMMITTED" for sibling in siblings)
+            version.index = self._state.versions_made[version.collection]
+            self._state.versions_made[version.collection] += 1
             version.state = "COMMITTED"
             self._claim(version, version.aliases)
         return {"artifact": self._queries.artifact(version)}
@@ -1017,6 +1037,15 @@ class _Mutations:
             for member in self._state.artifacts.get(alias["artifactCollectionName"], []):
                 if member.id == given["artifactID"]:
                     yield member, alias["alias"]
+
+    def _delete_artifact(self, given: Arguments) -> Node:
+        """Delete a version, which may have aliases only where that was said."""
+        version = self._state.version_by_id(given["artifactID"])
+        if version.aliases and not given.get("deleteAliases"):
+            raise _Refusal(400, f"version {version.version} has aliases")
+        for members in self._state.artifacts.values():
+            members[:] = [member for member in members if member.id != version.id]
+        return {"artifact": {"id": version.id}}
 
     def _add_aliases(self, given: Arguments) -> Node:
         for member, alias in self._members(given):

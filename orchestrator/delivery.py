@@ -1,0 +1,121 @@
+"""How runs get from the sweep's folder to W&B: the SDK's own `wandb sync`, also of runs that are still written (wandb).
+
+A worker writes its run to disk and nowhere else, so nothing that the server does can reach training. Here the SDK's
+syncing engine (wandb-core, in a process of its own) replays the file to the server: while it grows, through outages,
+and segment by segment where a trial was interrupted and went on. Source: `wandb/cli/beta_sync.py` and
+https://github.com/wandb/wandb/tree/main/core/internal/runsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator import runlog
+from orchestrator.credentials import own_folders
+from orchestrator.errors import TrackingError
+from orchestrator.folder import SweepFolder
+from orchestrator.naming import run_id
+from orchestrator.page import Facts, Page, translated
+
+# How often a sync under way is looked at.
+LOOK_EVERY_S = 0.5
+INIT_TIMEOUT_S = 30.0
+
+
+class Delivery:
+    """Brings the runs of one sweep to the server."""
+
+    def __init__(self, folder: SweepFolder, page: Page) -> None:
+        self._folder, self._page = folder, page
+        os.environ.update(own_folders(folder.work))
+
+    def run_id(self, number: int) -> str:
+        """The W&B id of a trial's run."""
+        return run_id(self._folder.name, number)
+
+    def segments(self, number: int) -> list[Path]:
+        """The files that a trial's run was written to, oldest first."""
+        return self._folder.run_files(self.run_id(number))
+
+    def waiting(self, number: int) -> list[Path]:
+        """Those that are not, or not wholly, on the server."""
+        return [path for path in self.segments(number) if not _marker(path).exists()]
+
+    def send(self, path: Path, *, live: bool = False, said: Callable[[str], None] | None = None) -> None:
+        """Replay a segment to the server; a live one until the run's process has said how it ended.
+
+        `said` hears at once of what the engine gives up on, e.g. uploads that the server refused in mid-run.
+
+        Raises:
+            TrackingError: not everything arrived; the segment is as it was, and can be sent again.
+        """
+        from wandb.sdk import wandb_setup
+
+        singleton = wandb_setup.singleton()
+        errors: list[str] = []
+
+        async def sync() -> None:
+            service, settings = singleton.ensure_service(), singleton.settings.model_copy()
+            settings.x_graphql_retry_max = None  # the engine's own patience, of hours
+            settings.x_graphql_timeout_seconds = None
+            begun = await service.init_sync(
+                {path}, settings, cwd=None, live=live, entity=self._page.entity, project=self._page.project,
+                run_id="", job_type="", tag_replacements={},
+            )  # fmt: skip
+            ticket = (await begun.wait_async(timeout=INIT_TIMEOUT_S)).id
+            task = asyncio.ensure_future((await service.sync(ticket, parallelism=1)).wait_async(timeout=None))
+            while not task.done():
+                await asyncio.wait([task], timeout=LOOK_EVERY_S)
+                status = await (await service.sync_status(ticket)).wait_async(timeout=None)
+                _hear(status.new_messages, errors, said)
+            _hear(task.result().messages, errors, said)
+
+        with translated():
+            singleton.asyncer.run(sync)
+        if errors:
+            _marker(path).unlink(missing_ok=True)  # the engine marks what it is done with, whether it arrived or not
+            raise TrackingError(f"W&B did not take all of run {path.parent.name}: {errors[0]}")
+
+    def check(self, number: int) -> Facts:
+        """See that what is on disk of a trial's run is on the server; else its segments count as waiting again.
+
+        Raises:
+            TrackingError: something is missing, or the server cannot be asked.
+        """
+        name = self.run_id(number)
+        facts = self._page.facts(name)
+        rows, digests = 0, set[str]()
+        for path in self.segments(number):
+            written = runlog.read(path)
+            rows, digests = rows + written.rows, digests | written.digests
+        missing = "the run" if facts is None else f"{rows - facts.rows} rows" if facts.rows < rows else ""
+        if facts is not None and not missing and digests - facts.digests:
+            missing = f"{len(digests - facts.digests)} checkpoints"
+        if facts is not None and not missing and facts.state == "running":
+            missing = "its end"
+        if facts is None or missing:
+            for path in self.segments(number):
+                _marker(path).unlink(missing_ok=True)
+            raise TrackingError(f"W&B has not all of run {name}: {missing} is missing")
+        self._folder.drop_held(number)
+        return facts
+
+
+def _marker(path: Path) -> Path:
+    return path.with_suffix(".wandb.synced")
+
+
+def _hear(messages: Any, errors: list[str], said: Callable[[str], None] | None) -> None:
+    """Keep what the engine gave up on; what it is merely doing is of no interest."""
+    from wandb.proto.wandb_sync_pb2 import ServerSyncMessage
+
+    for message in messages:
+        if message.severity >= ServerSyncMessage.SEVERITY_ERROR:
+            text = message.content.partition("] ")[2] or message.content
+            errors.append(text)
+            if said:
+                said(text)

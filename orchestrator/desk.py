@@ -1,0 +1,278 @@
+"""The desk: a process beside the sweep that brings its runs to W&B and watches the sweep's page.
+
+It is `python -m orchestrator.desk STORAGE NAME`, started where the sweep was, and so with the user's own key. It hears
+what happens on its standard input and tells what happened on its output, a JSON line each (`tracking.py` is the other
+end). Nobody waits for it: what it cannot bring up now it tries again, and what it never could is still on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from orchestrator import runlog, wandb_yaml
+from orchestrator.delivery import Delivery
+from orchestrator.errors import StorageError, TrackingError
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Asked, Command, Delivered, Joined, Landed, Notice, Outcome, StopTrial
+from orchestrator.naming import is_artifact
+from orchestrator.page import Page
+from orchestrator.spec import Spec
+from orchestrator.tracking import decode, encode
+
+# How often the page is looked at, and the most that is waited after trouble until it is tried again.
+LOOK_EVERY_S, MAX_WAIT_S = 2.0, 30.0
+# How long the sweep's end waits for what is still under way; less where the server does not answer anyway.
+FINISH_TIMEOUT_S, UNREACHABLE_TIMEOUT_S = 60.0, 5.0
+# How often a run is sent of which something was refused or got lost; what is left then is for `sync`.
+TRIES = 4
+# Runs that are sent at once, besides those that are live.
+AT_ONCE = 4
+
+ASKS = {
+    "PAUSED": Command.PAUSE,
+    "RUNNING": Command.RESUME,
+    "FINISHED": Command.STOP,
+    "STOPPED": Command.STOP,
+    "CANCELED": Command.CANCEL,
+}
+
+
+@dataclass
+class _Trial:
+    """One trial's run, on its way."""
+
+    number: int
+    over: bool = False
+    evicted: bool = False
+    sent: bool = False
+    arrived: bool = False
+    carried: bool = False
+    """Whether a thread is at it."""
+    failed: int = 0
+    stop_told: bool = False
+    refused: bool = False
+    """Whether it was said that the server did not take all of it."""
+
+
+class Desk:
+    """Minds one sweep's page; a thread looks at it, and one per run carries that run there."""
+
+    def __init__(self, spec: Spec, folder: SweepFolder, out: TextIO) -> None:
+        self._spec, self._folder, self._out = spec, folder, out
+        self._page = Page(spec)
+        self._delivery = Delivery(folder, self._page)
+        self._changed = threading.Condition()
+        self._trials: dict[int, _Trial] = {}
+        self._sweep_id: str | None = None
+        self._state, self._told = "RUNNING", ""
+        self._connected = False
+        self._closing = False
+        self._at_once = threading.Semaphore(AT_ONCE)
+
+    # What the sweep tells.
+
+    def open(self, sweep_id: str | None, command: str) -> None:
+        """Begin: the sweep's id in W&B where it has one from before, and the command that made it."""
+        self._sweep_id = sweep_id
+        threading.Thread(target=self._attend, args=[command], name="page", daemon=True).start()
+
+    def follow(self, number: int, segment: str) -> None:
+        """A trial's workers have opened its run; earlier ones of the same trial, if any, are dead."""
+        for path in self._delivery.waiting(number):
+            if path.parent.name != segment.rpartition("/")[2]:
+                self._say_last_words(path, Outcome.FAILED, "its workers died; it was tried again")
+        self._note(number, over=False)
+
+    def ended(self, number: int, outcome: str, error: str | None, *, closed: bool) -> None:
+        """A trial is over; where its workers did not say so in its run, it is said for them."""
+        with contextlib.suppress(StorageError):  # not there now; `sync` looks again
+            self._folder.download_tree("wandb")
+        for path in () if closed else self._delivery.waiting(number):
+            self._say_last_words(path, Outcome(outcome), error)
+        self._note(number, over=True)
+
+    def evict(self, numbers: Sequence[int]) -> None:
+        """The checkpoints of these trials are no longer kept."""
+        for number in numbers:
+            self._note(number, evicted=True)
+
+    def state(self, state: str) -> None:
+        """How the sweep stands now, in W&B's words."""
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
+
+    def finish(self, state: str, winner: int | None) -> None:
+        """The sweep has ended: bring up what is left, say how it ended, and leave."""
+        for trial in self._trials.values():
+            for path in () if trial.over else self._delivery.waiting(trial.number):
+                self._say_last_words(path, Outcome.INTERRUPTED, None)
+            trial.over = True
+        with self._changed:
+            self._closing, self._state = True, state
+            self._changed.notify_all()
+            deadline, hopeless = time.monotonic() + FINISH_TIMEOUT_S, time.monotonic() + UNREACHABLE_TIMEOUT_S
+            while not all(trial.arrived for trial in self._trials.values()):
+                now = time.monotonic()
+                if now > deadline or (now > hopeless and not self._connected):
+                    break
+                self._changed.wait(0.5)
+        if self._connected and self._sweep_id:
+            with self._trouble_is_said():
+                if winner is not None:
+                    self._crown(winner)
+                if self._told != state:
+                    self._page.set_state(self._sweep_id, state)
+        missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
+        self._say(Delivered(missing=missing))
+
+    def _crown(self, winner: int) -> None:
+        tracking = self._spec.tracking
+        self._page.crown(self._delivery.run_id(winner), tracking.registry, tracking.registry_aliases)
+
+    def _note(self, number: int, **changes: bool) -> None:
+        with self._changed:
+            trial = self._trials.setdefault(number, _Trial(number))
+            for name, value in changes.items():
+                setattr(trial, name, value)
+            trial.arrived = False  # until `_carry` has seen what changed
+            if not trial.carried:
+                trial.carried = True
+                threading.Thread(target=self._carry, args=[trial], name=f"run-{number}", daemon=True).start()
+            self._changed.notify_all()
+
+    def _say_last_words(self, path: Any, outcome: Outcome, error: str | None) -> None:
+        with contextlib.suppress(OSError):  # the disk is full, or the folder gone: W&B will say that it crashed
+            runlog.say_last_words(path, outcome=outcome, error=error)
+
+    # The page.
+
+    def _attend(self, command: str) -> None:
+        """Connect, make the sweep, and from then on say how it stands and hear what is asked. In its own thread."""
+        wait_s = 1.0
+        while True:
+            try:
+                if not self._connected:
+                    self._page.connect()
+                    if self._sweep_id is None:
+                        self._sweep_id = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
+                        self._say(Joined(sweep_id=self._sweep_id))
+                    with self._changed:
+                        self._connected = True
+                        self._changed.notify_all()
+                self._look()
+                wait_s = LOOK_EVERY_S
+            except TrackingError as exc:
+                self._connected = False
+                self._say(Notice(text=self._advice(str(exc))))
+                wait_s = min(wait_s * 2, MAX_WAIT_S)
+            if self._closing:
+                wait_s = min(wait_s, 1.0)
+            with self._changed:
+                self._changed.wait_for(lambda: self._connected and self._state != self._told, wait_s)
+
+    def _look(self) -> None:
+        assert self._sweep_id is not None
+        if self._state != self._told and not self._closing:
+            self._page.set_state(self._sweep_id, self._state)
+            self._told = self._state
+        live = {self._delivery.run_id(t.number): t for t in self._trials.values() if not t.over and not t.stop_told}
+        state, stopped = self._page.look(self._sweep_id, list(live))
+        if state in ASKS and state != self._told and self._state == self._told:
+            self._state = self._told = state
+            self._say(Asked(command=ASKS[state], where="on its W&B page"))
+        for name in stopped:
+            live[name].stop_told = True
+            self._say(StopTrial(number=live[name].number))
+
+    # The runs.
+
+    def _carry(self, trial: _Trial) -> None:
+        """Bring a trial's run to the server, trying again where that fails. In a thread of its own."""
+        while trial.failed < TRIES:
+            with self._changed:
+                if trial.arrived and trial.over:
+                    break
+                self._changed.wait_for(lambda: self._connected)
+            try:
+                self._carry_on(trial)
+            except (TrackingError, StorageError, OSError) as exc:
+                trial.failed += self._connected
+                if not trial.refused:
+                    self._say(Notice(text=self._advice(str(exc))))
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, min(2.0**trial.failed, MAX_WAIT_S))
+        with self._changed:
+            trial.carried = False
+
+    def _carry_on(self, trial: _Trial) -> None:
+        over, name = trial.over, self._delivery.run_id(trial.number)
+        waiting = self._delivery.waiting(trial.number)
+        if waiting and not trial.sent:
+            self._page.admit(name, self._sweep_id or "")
+            self._say(Landed(number=trial.number, url=self._page.address(name)))
+            trial.sent = True
+        for path in waiting:
+            live = not trial.over and path is waiting[-1]
+            with contextlib.nullcontext() if live else self._at_once:
+                self._delivery.send(path, live=live, said=lambda text: self._refused(trial, name, text))
+        if not over:
+            with self._changed:
+                self._changed.wait(LOOK_EVERY_S)
+            return
+        if trial.sent:
+            self._delivery.check(trial.number)
+            if self._spec.start_from and is_artifact(self._spec.start_from):
+                self._page.use(name, self._spec.start_from)
+        if trial.evicted:
+            self._page.drop_checkpoints(name)
+        with self._changed:
+            trial.arrived = not self._delivery.waiting(trial.number)
+            self._changed.notify_all()
+
+    def _refused(self, trial: _Trial, name: str, text: str) -> None:
+        trial.refused = True
+        self._say(
+            Notice(text=f"W&B stopped taking run {name} ({text}); it is on disk, and is sent again once it ended")
+        )
+
+    def _advice(self, trouble: str) -> str:
+        return (
+            f"{trouble}. Training goes on; runs are kept on disk and go up when they can, or later:"
+            f" python -m orchestrator sync {self._folder.show('').rstrip('/')}"
+        )
+
+    @contextlib.contextmanager
+    def _trouble_is_said(self) -> Any:
+        try:
+            yield
+        except TrackingError as exc:
+            self._say(Notice(text=self._advice(str(exc))))
+
+    def _say(self, event: Any) -> None:
+        with self._changed:
+            print(encode(event), file=self._out, flush=True)
+
+
+def main(storage: str, name: str) -> None:
+    """Serve until the sweep has ended, or its process has."""
+    out, sys.stdout = sys.stdout, sys.stderr  # the SDK prints
+    folder = SweepFolder(storage, name)
+    desk = Desk(Spec.from_yaml(folder.read_text("sweep.yaml")), folder, out)
+    for line in sys.stdin:
+        method, arguments = decode(line)
+        getattr(desk, method)(**arguments)
+        if method == "finish":
+            break
+    os._exit(0)  # threads that still wait for the server wait in vain
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,246 @@
+"""The sweep's page in Weights & Biases: what is asked of the server, and told to it (wandb).
+
+Only the desk, `sync` and commands that take a checkpoint's reference come here; whatever the SDK raises, because a
+server is down, slow or says no, leaves this module as a `TrackingError` in words that a user can act on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.credentials import base_url
+from orchestrator.errors import TrackingError
+from orchestrator.spec import Spec
+
+# How long the server may take for an answer, and how often it is asked again, before it counts as not reached; the
+# transfer of runs and files has the SDK's own, far longer, patience.
+ANSWER_TIMEOUT_S, RETRIES = 10.0, 2
+# The type of artifact that a checkpoint is, in W&B's own words.
+MODEL = "model"
+
+# What an UpsertBucket of wandb-core says, too; here only that a run is a member of a sweep.
+JOIN = """
+mutation UpsertBucket($name: String, $project: String, $entity: String, $sweep: String) {
+  upsertBucket(input: {name: $name, modelName: $project, entityName: $entity, sweep: $sweep}) {
+    bucket { id sweepName }
+    inserted
+  }
+}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the server holds of a run."""
+
+    state: str
+    """running, finished, failed, crashed or preempted."""
+    rows: int
+    """Lines of its history."""
+    digests: frozenset[str]
+    """Of the checkpoints that it logged."""
+
+
+class Page:
+    """One sweep, as W&B has it."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._api: Any = None
+        self.project = spec.tracking.project or ""
+        self.entity = ""
+
+    def connect(self) -> None:
+        """Reach the server, and learn whom the key belongs to; again after trouble.
+
+        Raises:
+            TrackingError: it cannot be reached, or refuses.
+        """
+        import wandb
+
+        with translated():
+            if self._api is None:
+                settings = wandb.Settings(
+                    x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_TIMEOUT_S, silent=True
+                )
+                wandb.setup(settings=settings)
+                self._api = wandb.Api()
+            self.entity = self._spec.tracking.entity or self._api.default_entity
+            self._ask("query Viewer { viewer { entity } }")
+
+    def make_sweep(self, parameters: Mapping[str, Any], command: str | None) -> str:
+        """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id."""
+        import wandb
+
+        spec = self._spec
+        config = {
+            "method": spec.search.sampler if spec.search.sampler in ("random", "grid") else "custom",
+            "name": spec.name,
+            "description": f"Started by: {command}" if command else f"The sweep {spec.name}",
+            "metric": {"name": spec.metric, "goal": spec.goal},
+            "parameters": {**parameters, **{name: {"value": value} for name, value in spec.params.items()}},
+        }
+        with translated(), contextlib.redirect_stdout(sys.stderr):  # it prints
+            return str(wandb.sweep(config, project=self.project, entity=self.entity))
+
+    def address(self, run_id: str) -> str:
+        """Where a run is looked at."""
+        return f"{self._api._service_api.app_url.rstrip('/')}/{self.entity}/{self.project}/runs/{run_id}"
+
+    def admit(self, run_id: str, sweep_id: str) -> None:
+        """Make a run a member of the sweep, and the run, where there is none yet."""
+        names = {"name": run_id, "project": self.project, "entity": self.entity, "sweep": sweep_id}
+        self._ask(JOIN, names)
+
+    def look(self, sweep_id: str, run_ids: Sequence[str]) -> tuple[str, set[str]]:
+        """The sweep's state, e.g. RUNNING or PAUSED, and which of some runs were stopped on the page."""
+        runs = " ".join(f'r{index}: run(name: "{run_id}") {{ stopped }}' for index, run_id in enumerate(run_ids))
+        query = (
+            "query Watch($project: String!, $entity: String, $sweep: String!) { project(name: $project, entityName:"
+            f" $entity) {{ sweep(sweepName: $sweep) {{ state }} {runs} }} }}"
+        )
+        names = {"project": self.project, "entity": self.entity, "sweep": sweep_id}
+        found = (self._ask(query, names) or {}).get("project") or {}
+        stopped = {run_id for index, run_id in enumerate(run_ids) if (found.get(f"r{index}") or {}).get("stopped")}
+        return str((found.get("sweep") or {}).get("state") or "").upper(), stopped
+
+    def set_state(self, sweep_id: str, state: str) -> None:
+        """Say how the sweep stands: RUNNING, PAUSED, FINISHED or CANCELED."""
+        from wandb.apis.public.sweeps import _set_sweep_state
+
+        now, _ = self.look(sweep_id, [])
+        over = now not in ("RUNNING", "PAUSED", "PENDING")
+        with translated():
+            if over and state != "RUNNING":
+                if now == state:
+                    return
+                _set_sweep_state(self._api, sweep_id, "RUNNING", entity=self.entity, project=self.project)
+            if state == "PAUSED" and now == "PENDING":  # W&B pauses what runs
+                _set_sweep_state(self._api, sweep_id, "RUNNING", entity=self.entity, project=self.project)
+            _set_sweep_state(self._api, sweep_id, state, entity=self.entity, project=self.project)
+
+    def facts(self, run_id: str) -> Facts | None:
+        """What the server holds of a run; None where it has none of that name."""
+        query = (
+            "query Facts($project: String!, $entity: String, $run: String!) { project(name: $project, entityName:"
+            " $entity) { run(name: $run) { state historyLineCount } } }"
+        )
+        found = self._ask(query, {"project": self.project, "entity": self.entity, "run": run_id})
+        run = ((found or {}).get("project") or {}).get("run")
+        if run is None:
+            return None
+        digests = frozenset(version.digest for version in self._versions(run_id))
+        return Facts(state=run["state"], rows=run["historyLineCount"] or 0, digests=digests)
+
+    def add_to_summary(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Put values into a run's summary, beside those that are there."""
+        with translated():
+            self._api.run(f"{self.entity}/{self.project}/{run_id}").summary.update(dict(values))
+
+    def use(self, run_id: str, reference: str) -> None:
+        """Say that a run started from an artifact."""
+        with translated():
+            run = self._api.run(f"{self.entity}/{self.project}/{run_id}")
+            run.use_artifact(self._api.artifact(reference))
+
+    def drop_checkpoints(self, run_id: str) -> None:
+        """Delete the versions of a run's checkpoints, the sweep's best excepted."""
+        with translated():
+            for version in self._versions(run_id):
+                if "sweep-best" not in version.aliases:
+                    version.delete(delete_aliases=True)
+
+    def crown(self, run_id: str, collection: str | None, aliases: Sequence[str]) -> str | None:
+        """Mark a run's best checkpoint as the sweep's, and link it to a collection of the registry on request.
+
+        Returns the reference of the version; None where the run has no checkpoint.
+        """
+        with translated():
+            best = next((version for version in self._versions(run_id) if "best" in version.aliases), None)
+            if best is None:
+                return None
+            if "sweep-best" not in best.aliases:
+                best.aliases = [*best.aliases, "sweep-best"]
+                best.save()
+            if collection:
+                target = collection if collection.count("/") else f"wandb-registry-{MODEL}/{collection}"
+                best.link(target, aliases=list(aliases) or None)
+            return f"{self.entity}/{self.project}/{best.name}"
+
+    def _versions(self, run_id: str) -> list[Any]:
+        """The versions of a run's checkpoints, newest first."""
+        name = f"{self.entity}/{self.project}/model-{run_id}"
+        with translated():
+            if not self._api.artifact_collection_exists(name=name, type=MODEL):
+                return []
+            return list(self._api.artifacts(MODEL, name))
+
+    def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> Any:
+        with translated():
+            return self._api._service_api.execute_graphql(query, variables=dict(variables or {}))
+
+
+def fetch(reference: str, into: Path) -> Path:
+    """Download the checkpoint that `ENTITY/PROJECT/NAME:ALIAS` names; its local path.
+
+    Raises:
+        TrackingError: the server cannot be reached, refuses, or has no such artifact, or it holds no checkpoint.
+    """
+    import wandb
+
+    with translated():
+        wandb.setup(settings=wandb.Settings(x_graphql_retry_max=RETRIES, silent=True))
+        artifact = wandb.Api().artifact(reference, type=MODEL)
+        files = [name for name in artifact.manifest.entries if name.endswith(".ckpt")]
+        if len(files) != 1:
+            raise TrackingError(f"artifact {reference} holds {len(files)} checkpoints (*.ckpt); it should hold one")
+        return Path(artifact.get_entry(files[0]).download(str(into)))
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the SDK raises into a `TrackingError`."""
+    from wandb.errors import CommError, Error
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except TrackingError:
+        raise
+    except (Error, CommError, WandbApiFailedError, ValueError, TypeError, OSError, TimeoutError) as exc:
+        raise TrackingError(_in_words(exc)) from exc
+    except Exception as exc:  # `_set_sweep_state` raises no other kind
+        if type(exc) is not Exception:
+            raise
+        raise TrackingError(_in_words(exc)) from exc
+
+
+def _in_words(exc: BaseException) -> str:
+    """What the server's trouble is, and what a user does about it."""
+    said = " ".join(str(exc).split())
+    host = urlsplit(base_url()).netloc
+    match re.search(r"\b(401|403|404|429|5\d\d)\b", said):
+        case None if "No API key" in said or "api_key not configured" in said:
+            return f"W&B at {host} wants a key: `wandb login`, or WANDB_API_KEY in the environment of this command"
+        case found if found and found[1] in ("401", "403"):
+            return (
+                f"W&B at {host} refuses the key ({found[1]}): `wandb login --relogin`, or a valid WANDB_API_KEY,"
+                " where this command runs"
+            )
+        case found if found and found[1] == "429":
+            return f"W&B at {host} limits the rate of requests (429)"
+        case found if found and found[1] != "404":
+            return f"W&B at {host} fails ({found[1]})"
+        case _ if re.search(
+            r"dial tcp|connection refused|no such host|timeout|deadline|giving up", said, re.IGNORECASE
+        ):
+            return f"W&B at {host} cannot be reached"
+        case _:
+            return f"W&B at {host}: {said[:200]}"

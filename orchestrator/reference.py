@@ -1,0 +1,36 @@
+"""A checkpoint, however it is named: a path, or an artifact of W&B, `ENTITY/PROJECT/NAME:ALIAS`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from orchestrator.errors import TrackingError
+from orchestrator.naming import is_artifact
+
+
+def fetch_checkpoint(name: str, into: str | Path | None = None) -> Path:
+    """The local file of a checkpoint, for `load_from_checkpoint`; an artifact is downloaded.
+
+    Args:
+        name: its path, or `ENTITY/PROJECT/NAME:ALIAS`.
+        into: the folder that an artifact is downloaded to; a new temporary one where none is given.
+
+    Raises:
+        TrackingError: W&B cannot be reached, refuses, or has no such checkpoint.
+    """
+    return fetched(name, Path(into) if into else Path(tempfile.mkdtemp(prefix="checkpoint-")))
+
+
+def fetched(name: str, into: Path) -> Path:
+    """The same, in a folder that is given."""
+    if not is_artifact(name):
+        return Path(name)
+    # In a process of its own: the SDK leaves a service and variables behind that later processes would take for theirs.
+    command = [sys.executable, "-m", "orchestrator", "download", name, str(into)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TrackingError(done.stderr.strip().rpartition("error: ")[2])
+    return Path(done.stdout.strip().splitlines()[-1])

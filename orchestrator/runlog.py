@@ -1,0 +1,145 @@
+"""The file that a W&B run is written to, `run-ID.wandb`: what it says, and the last words of a run that died (wandb).
+
+It is a log of protobuf records in LevelDB's format, after a header of seven bytes: blocks of 32 KiB, in which every
+fragment of a record has a header of seven bytes with its checksum, length and kind. A process that is killed may leave
+an unfinished record at the end. Source: https://github.com/google/leveldb/blob/main/doc/log_format.md and
+`core/internal/transactionlog` of https://github.com/wandb/wandb.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.messages import GOOD, Outcome
+
+BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
+IDENTITY = 7  # bytes: ":W&B", a magic number and the version of the format
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every whole record of a run's file, each with the position at which it ends; what follows is unfinished."""
+    data = path.read_bytes()
+    at, parts = IDENTITY, b""
+    while at + HEADER.size <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < HEADER.size:  # too little for a header: padding
+            at += left
+            continue
+        checksum, length, kind = HEADER.unpack_from(data, at)
+        part = data[at + HEADER.size : at + HEADER.size + length]
+        if kind not in (FULL, FIRST, MIDDLE, LAST) or len(part) < length or checksum != _checksum(kind, part):
+            return
+        at += HEADER.size + length
+        parts = part if kind in (FULL, FIRST) else parts + part
+        if kind in (FULL, LAST):
+            yield at, parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a run's file holds."""
+
+    rows: int
+    """Of history."""
+    digests: frozenset[str]
+    """Of the artifacts that were logged."""
+    ended: bool
+    """Whether the run's process got to say how it ended."""
+
+
+def read(path: Path) -> Written:
+    """Count what a run's file holds."""
+    kinds: Counter[str] = Counter()
+    digests = set()
+    for _, record in _parsed(path):
+        kinds[record.WhichOneof("record_type")] += 1
+        if record.WhichOneof("record_type") == "artifact":
+            digests.add(record.artifact.digest)
+    return Written(rows=kinds["history"], digests=frozenset(digests), ended=bool(kinds["exit"]))
+
+
+def say_last_words(path: Path, *, outcome: Outcome, error: str | None) -> None:
+    """Write for a run whose process is gone how its trial ended; does nothing to one that said so itself.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    end, number, introduced = IDENTITY, 0, False
+    for at, record in _parsed(path):
+        if record.WhichOneof("record_type") == "exit":
+            return
+        end, number, introduced = at, record.num, introduced or record.WhichOneof("record_type") == "run"
+    summary = {"outcome": str(outcome), "error": error}
+    update = [messages.SummaryItem(key=key, value_json=json.dumps(value)) for key, value in summary.items()]
+    name = path.stem.removeprefix("run-")
+    sweep, _, trial = name.rpartition("-")
+    words = [] if introduced else [messages.Record(num=number + 1, run=messages.RunRecord(run_id=name))]
+    if words:  # it was killed before it had written who it is
+        words[0].run.display_name = f"{sweep}/{trial}"
+        words[0].run.start_time.FromDatetime(datetime.now(UTC))
+        number += 1
+    words += [
+        messages.Record(num=number + 1, summary=messages.SummaryRecord(update=update)),
+        messages.Record(num=number + 2, exit=messages.RunExitRecord(exit_code=0 if outcome in GOOD else 1)),
+    ]
+    with path.open("r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        for word in words:
+            _append(file, word.SerializeToString())
+
+
+def amend(path: Path, values: Mapping[str, Any]) -> None:
+    """Add values to the summary of a run that has ended, as if it had said them before its end."""
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    end, number = IDENTITY, 0
+    after: list[Any] = []
+    for at, record in _parsed(path):
+        if after or record.WhichOneof("record_type") == "exit":
+            after.append(record)
+        else:
+            end, number = at, record.num
+    update = [messages.SummaryItem(key=key, value_json=json.dumps(value)) for key, value in values.items()]
+    with path.open("r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        for record in (messages.Record(num=number + 1, summary=messages.SummaryRecord(update=update)), *after):
+            _append(file, record.SerializeToString())
+
+
+def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    for end, data in records(path):
+        yield end, messages.Record.FromString(data)
+
+
+def _append(file: Any, data: bytes) -> None:
+    begun = False
+    while True:
+        left = BLOCK - file.tell() % BLOCK
+        if left < HEADER.size:
+            file.write(b"\0" * left)
+            left = BLOCK
+        part, data = data[: left - HEADER.size], data[left - HEADER.size :]
+        kind = (LAST if begun else FULL) if not data else (MIDDLE if begun else FIRST)
+        file.write(HEADER.pack(_checksum(kind, part), len(part), kind) + part)
+        if not data:
+            return
+        begun = True
+
+
+def _checksum(kind: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(bytes([kind])))

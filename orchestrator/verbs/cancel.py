@@ -1,0 +1,19 @@
+"""Stop all trials at their next step and end; resume goes on from their checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator import front
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which sweep."""
+    front.add_sweep(parser, required=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask it of the process that runs the sweep, and return once that has obeyed."""
+    from orchestrator.messages import Command
+
+    return front.ask(arguments, Command.CANCEL)

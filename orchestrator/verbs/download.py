@@ -1,0 +1,30 @@
+"""Fetch a checkpoint from W&B by its reference, ENTITY/PROJECT/NAME:ALIAS."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from orchestrator.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which, and where it goes."""
+    parser.add_argument("reference", metavar="ENTITY/PROJECT/NAME:ALIAS", help="e.g. team/project/model-digits-7:best")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where it goes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Download it, and print where it is.
+
+    Raises:
+        InputError: that is no reference.
+        TrackingError: the server cannot be reached, or has no such checkpoint.
+    """
+    from orchestrator import page
+    from orchestrator.naming import is_artifact
+
+    if not is_artifact(arguments.reference):
+        raise InputError(f"'{arguments.reference}' names no artifact; write ENTITY/PROJECT/NAME:ALIAS")
+    print(page.fetch(arguments.reference, arguments.folder))
+    return 0

@@ -1,0 +1,19 @@
+"""Start no new trials, and end when those that run have ended."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator import front
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which sweep."""
+    front.add_sweep(parser, required=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask it of the process that runs the sweep, and return once that has obeyed."""
+    from orchestrator.messages import Command
+
+    return front.ask(arguments, Command.STOP)

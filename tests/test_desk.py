@@ -1,0 +1,271 @@
+"""The desk, without Ray: runs written by a real tracker are brought to the double, whatever that does meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from conftest import clean_environment
+from doubles.wandb_server import WandbServer
+
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Landed, Notice
+from orchestrator.spec import Spec, check, resolve
+from orchestrator.tracking import News, Tracking
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# Writes the runs of some trials, three epochs each, as a worker does; the last one dies where that is asked for. What
+# the server does must cost it nothing: it says how long its calls took.
+WORKER = """
+import os, sys, time
+from orchestrator.folder import SweepFolder
+from orchestrator.messages import Job, Outcome, Report
+from orchestrator.spec import Spec
+from orchestrator.tracker import Tracker
+
+storage, first, last, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+folder = SweepFolder(storage, "s")
+spec = Spec.from_yaml(folder.read_text("sweep.yaml"))
+tracker = Tracker(spec, folder, 0, lambda text: print("notice", text, flush=True))
+for number in range(first, last):
+    segment = tracker.open(Job(number=number, params={"x": 0.5}, seed=7))
+    print("started", number, segment, flush=True)
+    logger, curve = tracker.logger(), {}
+    for epoch in (1, 2, 3):
+        path = folder.checkpoint(number, epoch)
+        folder.write_text(path, f"{number}/{epoch}")
+        curve[epoch] = (epoch if epoch < 3 else 0) / 10
+        logger.log_metrics({"score": curve[epoch], "loss": -epoch}, step=epoch)
+        best = max(curve, key=curve.get)
+        metrics = {"score": curve[epoch], "loss": -epoch}
+        tracker.reported(Report(number=number, epoch=epoch, value=curve[epoch], metrics=metrics, best_epoch=best,
+                                checkpoint=path, best_checkpoint=folder.checkpoint(number, best)))
+        time.sleep(0.2)
+    if end == "die":
+        time.sleep(1.5)
+        os.kill(os.getpid(), 9)
+    kept = {folder.checkpoint(number, 2): ["best"], folder.checkpoint(number, 3): ["latest"]}
+    tracker.close(Outcome.COMPLETE, None, checkpoints=kept, curve=curve)
+    print("ended", number, flush=True)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        yield server
+        assert server.unknown == []
+
+
+class Stage:
+    """A sweep's folder, its desk, and workers."""
+
+    def __init__(self, root: Path, server: WandbServer, **more: object) -> None:
+        data = {
+            "name": "s", "trainable": "digits", "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
+            "metric": "score", "goal": "maximize", "storage": str(root),
+            "tracking": {"project": "p", "mode": "online", **more},
+        }  # fmt: skip
+        self.spec: Spec = resolve(check(data), datetime(2026, 11, 21))
+        self.folder = SweepFolder(str(root), "s")
+        self.folder.create()
+        self.folder.write_text("sweep.yaml", self.spec.to_yaml())
+        self.environment = clean_environment(root) | server.env
+        self.heard: list[News] = []
+        self.desk: Tracking | None = None
+
+    def open(self) -> Tracking:
+        self.desk = Tracking(self.folder, sweep_id=None, command="python -m orchestrator search x")
+        return self.desk
+
+    def work(self, first: int, last: int, end: str = "well") -> None:
+        """Run trials, and tell the desk of them as the sweep does."""
+        assert self.desk is not None
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, self.folder.storage, str(first), str(last), end],
+            env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_API_KEY": ""},
+            cwd=self.folder.work, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            word, *rest = line.split()
+            match word:
+                case "started":
+                    self.desk.follow(int(rest[0]), rest[1])
+                case "ended":
+                    self.desk.ended(int(rest[0]), "complete", None, closed=True)
+                case "notice":
+                    pytest.fail(line)
+        worker.stdout.close()
+        worker.wait()
+
+    def until(self, holds: Callable[[], bool], timeout_s: float = 60) -> None:
+        """Wait for something that the desk does."""
+        assert self.desk is not None
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            self.heard += self.desk.news()
+            assert time.monotonic() < deadline, (self.heard, self.folder.log.read_text()[-2000:])
+            time.sleep(0.05)
+
+    def finish(self, winner: int | None = 0) -> list[str] | None:
+        assert self.desk is not None
+        missing = self.desk.finish("FINISHED", winner)
+        self.heard += self.desk.news()
+        return missing
+
+    @property
+    def notices(self) -> list[str]:
+        """What was said, each once, as the view shows it."""
+        return list(dict.fromkeys(news.text for news in self.heard if isinstance(news, Notice)))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+    stages = []
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in (clean_environment(tmp_path) | server.env).items():
+        monkeypatch.setenv(name, value)
+
+    def make(**more: object) -> Stage:
+        stages.append(Stage(tmp_path, server, **more))
+        return stages[-1]
+
+    yield make
+    for made in stages:
+        if made.desk is not None:
+            made.desk.close()
+
+
+def assert_whole(server: WandbServer, number: int) -> None:
+    run = server.runs[f"s-{number}"]
+    assert (run.state, run.exit_code, run.sweep_id) == ("finished", 0, *server.sweeps)
+    assert [(row["score"], row["loss"]) for row in run.history if "score" in row] == [(0.1, -1), (0.2, -2), (0.0, -3)]
+    best, latest = server.artifacts[f"model-s-{number}"]
+    assert (best.files, latest.files) == (
+        {"epoch-0002.ckpt": f"{number}/2".encode()},
+        {"epoch-0003.ckpt": f"{number}/3".encode()},
+    )
+    assert ("best" in best.aliases, "latest" in latest.aliases) == (True, True)
+
+
+def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable[..., Stage]) -> None:
+    """What a run says, with the death of one; the winner linked to the registry; the page's state."""
+    here = stage(registry="winners", registry_aliases=["candidate"])
+    here.open()
+    here.work(0, 2)
+    here.work(2, 3, "die")
+    assert here.desk is not None
+    here.until(lambda: Landed(number=2, url=f"{server.url}/team/p/runs/s-2") in here.heard)
+    here.desk.ended(2, "failed", "killed", closed=False)
+    here.desk.evict([1])
+    assert here.finish(winner=0) == []
+    (sweep,) = server.sweeps.values()
+    assert (sweep.state, sweep.project, sorted(sweep.run_ids)) == ("FINISHED", "p", ["s-0", "s-1", "s-2"])
+    assert sweep.config["description"] == "Started by: python -m orchestrator search x"
+    assert_whole(server, 0)
+    run, dead = server.runs["s-0"], server.runs["s-2"]
+    assert (run.summary["score"], run.summary["best_score"], run.summary["best_loss"]) == (0.0, 0.2, -2)
+    assert (run.summary["best_epoch"], run.summary["epochs"], run.summary["outcome"]) == (2, 3, "complete")
+    assert (run.config["x"], run.config["sweep"]["seed"], run.display_name) == (0.5, 7, "s/0")
+    assert b"\nwandb==" in run.files["requirements.txt"]
+    assert (dead.state, dead.exit_code, dead.summary["outcome"], dead.summary["error"]) == (
+        "failed", 1, "failed", "killed",
+    )  # fmt: skip
+    assert len([row for row in dead.history if "score" in row]) == 3
+    best = server.artifacts["model-s-0"][0]
+    assert best.aliases == {"best", "sweep-best"}
+    assert best.metadata["value"] == 0.2
+    assert (best.metadata["epoch"], best.metadata["hyperparameters"]) == (2, {"x": 0.5})
+    assert server.artifacts["model-s-1"] == []  # evicted
+    assert [(link.source, link.aliases) for link in server.artifacts["winners"]] == [(best, {"candidate", "latest"})]
+    assert not list((here.folder.work / "wandb" / "checkpoints").iterdir())
+    assert here.notices == []
+
+
+def down(server: WandbServer) -> None:
+    server.pause()
+
+
+def up(server: WandbServer) -> None:
+    server.resume()
+    server.heal()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        pytest.param(down, up, "cannot be reached", id="unreachable at start"),
+        pytest.param(lambda s: s.fail(403, path="Viewer"), up, "refuses the key (403)", id="refuses the key"),
+        pytest.param(lambda s: s.fail(429, seconds=5), up, None, id="rate limit"),
+        pytest.param(lambda s: s.fail(503, seconds=8), up, None, id="fails for a while"),
+        pytest.param(lambda s: s.delay(0.7), up, None, id="slow"),
+        pytest.param(lambda s: s.fail(401, count=1, path="file_stream"), up, "stopped taking run", id="a single 401"),
+        pytest.param(lambda s: s.fail(403, count=1, path="file_stream"), up, "stopped taking run", id="a single 403"),
+        pytest.param(lambda s: s.fail(404, count=1, path="file_stream"), up, "stopped taking run", id="a single 404"),
+    ],
+)
+def test_trouble_loses_nothing(
+    server: WandbServer,
+    stage: Callable[..., Stage],
+    before: Callable[[WandbServer], None],
+    after: Callable[[WandbServer], None],
+    said: str | None,
+) -> None:
+    here = stage()
+    before(server)
+    here.open()
+    here.work(0, 2)
+    if said:
+        here.until(lambda: any(said in text for text in here.notices))
+    after(server)
+    here.until(lambda: all(f"s-{number}" in server.runs for number in range(2)))
+    assert here.finish() == []
+    for number in range(2):
+        assert_whole(server, number)
+    if said:
+        assert len([text for text in here.notices if said in text]) == 1
+
+
+def test_down_at_the_end_is_named(server: WandbServer, stage: Callable[..., Stage]) -> None:
+    here = stage()
+    here.open()
+    here.work(0, 1)
+    here.until(lambda: "s-0" in server.runs and server.runs["s-0"].state == "finished")
+    server.pause()
+    here.work(1, 2)
+    began = time.monotonic()
+    assert here.finish() == ["s-1"]
+    assert time.monotonic() - began < 60  # nobody waits for a server that does not answer
+    assert any("orchestrator sync" in text for text in here.notices)
+
+
+def test_a_full_disk_sends_runs_elsewhere(server: WandbServer, stage: Callable[..., Stage], tmp_path: Path) -> None:
+    here = stage()
+    runs = here.folder.work / "wandb"
+    runs.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(runs)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        worker = subprocess.run(
+            [sys.executable, "-c", WORKER, here.folder.storage, "0", "1", "well"],
+            env={**here.environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+            cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True,
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", str(runs)], check=True)
+    assert "MiB are left on its disk" in worker.stdout
+    assert worker.stdout.count("notice") == 1
+    assert "ended 0" in worker.stdout
+    assert len(list(tmp_path.glob("orchestrator-s/wandb/offline-run-*/run-s-0.wandb"))) == 1
