@@ -1,0 +1,90 @@
+"""What a proposal costs: milliseconds by how many trials have finished, the record of it on disk included.
+
+    python -m benchmarks.proposing
+
+The proposals of `gp` are made ahead, in a thread; its column is what that thread takes, not what a slot waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+import tempfile
+import time
+
+import optuna
+
+from orchestrator.distributions import chosen_for, distribution
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger
+from orchestrator.space import Space
+from orchestrator.spec import Spec
+
+SPACE = {
+    "lr": {"type": "float", "low": 1e-4, "high": 0.1, "log": True},
+    "decay": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+    "depth": {"type": "int", "low": 2, "high": 8},
+    "width": {"type": "int", "low": 8, "high": 128, "log": True},
+    "batch": {"options": [32, 64, 128]},
+    "optimizer": {"options": ["sgd", "adamw"]},
+    "momentum": {"type": "float", "low": 0.5, "high": 0.99, "when": {"optimizer": "sgd"}},
+}
+
+
+def main() -> None:
+    """Print a line for every sampler and number of finished trials."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samplers", nargs="+", default=["tpe", "qmc", "random", "cmaes", "gp"])
+    parser.add_argument("--finished", nargs="+", type=int, default=[100, 1000, 5000])
+    parser.add_argument("--proposals", type=int, default=5)
+    args = parser.parse_args()
+    for sampler in args.samplers:
+        for finished in args.finished:
+            if sampler == "gp" and finished > 1000:
+                continue  # cubic in the trials: not what anybody waits for
+            took_ms = sorted(measured(sampler, finished, args.proposals))
+            print(f"{sampler:8} {finished:6} finished  median {statistics.median(took_ms):8.1f} ms", flush=True)
+
+
+def measured(sampler: str, finished: int, proposals: int) -> list[float]:
+    """Milliseconds of each proposal after so many finished trials, a third of them pruned."""
+    space, rng = Space.from_data(SPACE), random.Random(0)
+    spec = Spec.model_validate(
+        {"name": "sweep", "trainable": "none", "space": SPACE, "metric": "m", "goal": "maximize",
+         "search": {"sampler": sampler, "seed": 0}}
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="proposing-") as place:
+        folder = SweepFolder(place, "sweep")
+        folder.create()
+        Ledger(folder, spec, create=True)
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder.ledger)))
+        study = optuna.load_study(storage=storage, study_name="sweep")
+        study.add_trials(_trial(space, rng, index) for index in range(finished))
+        ledger = Ledger(folder, spec)
+        took_ms = []
+        for _ in range(proposals):
+            began = time.perf_counter()
+            ledger.ask()
+            took_ms.append(1000 * (time.perf_counter() - began))
+        return took_ms
+
+
+def _trial(space: Space, rng: random.Random, index: int) -> optuna.trial.FrozenTrial:
+    params = space.sample(rng)
+    value = -abs(math.log10(params["lr"]) + 2) + rng.gauss(0, 0.1)
+    pruned = index % 3 == 0
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE,
+        value=None if pruned else value,
+        params=chosen_for(params),
+        distributions={name: distribution(space[name]) for name in params},
+        intermediate_values=dict.fromkeys(range(1, 2 if pruned else 10), value),
+        user_attrs={"seed": index},
+    )
+
+
+if __name__ == "__main__":
+    main()
