@@ -69,7 +69,8 @@ class Stage:
 
     def __init__(self, root: Path, server: WandbServer, **more: object) -> None:
         data = {
-            "name": "s", "trainable": {"model": {"class_path": "argparse.Namespace"}}, "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
+            "name": "s", "trainable": {"model": {"class_path": "argparse.Namespace"}},  # takes any hyperparameter
+            "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
             "metric": "score", "goal": "maximize", "storage": str(root),
             "tracking": {"project": "p", "mode": "online", **more},
         }  # fmt: skip
