@@ -198,10 +198,10 @@ def fetch(reference: str, into: Path) -> Path:
     with translated():
         wandb.setup(settings=wandb.Settings(x_graphql_retry_max=RETRIES, silent=True))
         artifact = wandb.Api().artifact(reference, type=MODEL)
-        files = [name for name in artifact.manifest.entries if name.endswith(".ckpt")]
+        files = [str(name) for name in artifact.manifest.entries if name.endswith(".ckpt")]
         if len(files) != 1:
             raise TrackingError(f"artifact {reference} holds {len(files)} checkpoints (*.ckpt); it should hold one")
-        return Path(artifact.get_entry(files[0]).download(str(into)))
+        return Path(str(artifact.download(root=str(into)))) / files[0]
 
 
 @contextlib.contextmanager

@@ -67,6 +67,15 @@ def read(path: Path) -> Written:
     return Written(rows=kinds["history"], digests=frozenset(digests), ended=bool(kinds["exit"]))
 
 
+def has_row(path: Path, key: str, **where: float) -> bool:
+    """Whether a row of history has a key, and other keys' values."""
+    for _, record in _parsed(path):
+        row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        if key in row and all(name in row and json.loads(row[name]) == value for name, value in where.items()):
+            return True
+    return False
+
+
 def say_last_words(path: Path, *, outcome: Outcome, error: str | None) -> None:
     """Write for a run whose process is gone how its trial ended; does nothing to one that said so itself.
 

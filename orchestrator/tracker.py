@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator import runlog
 from orchestrator.credentials import own_folders
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import GOOD, Job, Outcome, Report, first_line
@@ -122,6 +123,13 @@ class Tracker:
         tracking = self._spec.tracking
         if self._live and (tracking.watch or tracking.watch_graph):
             self._run.watch(module, log=tracking.watch, log_freq=tracking.watch_every, log_graph=tracking.watch_graph)
+
+    def has_row(self, **where: float) -> bool:
+        """Whether the open run has, from an earlier time that it was open, a row with the sweep's metric and these."""
+        if not self._live:
+            return False
+        files = self._folder.run_files(self._run.id)
+        return any(runlog.has_row(path, self._spec.metric, **where) for path in files)
 
     def reported(self, report: Report) -> None:
         """Keep the best epoch's metrics beside the newest ones, which W&B shows by their own names."""

@@ -50,6 +50,9 @@ def test_a_run_that_ended_is_left_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, "well")
     written = runlog.read(path)
     assert (written.rows, written.ended) == (200, True)
+    assert runlog.has_row(path, "long", loss=199)
+    assert not runlog.has_row(path, "long", loss=200)
+    assert not runlog.has_row(path, "short", loss=199)
     before = path.read_bytes()
     runlog.say_last_words(path, outcome=Outcome.FAILED, error="why")
     assert path.read_bytes() == before

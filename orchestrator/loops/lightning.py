@@ -166,9 +166,10 @@ class Reporter(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the checkpoint's own epoch again; also where nothing is left to train, and no training starts."""
         if self._checkpoint is not None and (report := self._attempt.resume(self._checkpoint)) is not None:
-            # Whoever wrote the checkpoint may have died before W&B had its last second of log.
-            for logger in trainer.loggers:
-                logger.log_metrics({**report.metrics, "epoch": report.epoch - 1}, self._checkpoint["global_step"])
+            # Whoever wrote the checkpoint may have died before the last of its log was written.
+            epoch = report.epoch - 1  # Lightning counts from 0
+            for logger in trainer.loggers if not self._attempt.tracker.has_row(epoch=epoch) else ():
+                logger.log_metrics({**report.metrics, "epoch": epoch}, self._checkpoint["global_step"])
         trainer.should_stop = self._attempt.stopped
         if self._attempt.job.changes:
             self._fresh = [_settings(optimizer) for optimizer in trainer.optimizers]
