@@ -149,7 +149,7 @@ def foresee_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable | None
 def trainer_arguments() -> frozenset[str]:
     """What Lightning's Trainer takes, read from its file; nothing where Lightning is not installed."""
     foreseen = _foresee_class("lightning.pytorch.trainer.trainer.Trainer")
-    return frozenset(foreseen.__signature__.parameters) - {signature.ANYTHING_AT_ALL}
+    return frozenset() if foreseen.__signature__ == signature.ANYTHING else frozenset(foreseen.__signature__.parameters)
 
 
 def _file_of(reference: str) -> tuple[Path | None, str]:

@@ -25,8 +25,12 @@ class Foreseen:
         """Nothing: what is foreseen is not run."""
 
 
-ANYTHING_AT_ALL = "anything"
-ANYTHING = inspect.Signature([inspect.Parameter(ANYTHING_AT_ALL, inspect.Parameter.VAR_KEYWORD)])
+ANYTHING = inspect.Signature(
+    [
+        inspect.Parameter("positional", inspect.Parameter.VAR_POSITIONAL),
+        inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
 """The signature of what cannot be told from a file."""
 
 

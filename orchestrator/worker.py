@@ -109,6 +109,8 @@ class Worker:
         loop.fit(trainable, attempt)
         ended = attempt.finish()
         if job.task is Task.TRAIN_AND_TEST:
+            if self.world_size > 1:
+                torch.distributed.barrier()  # rank 0 has its last checkpoint in place, and has thrown others out
             attempt.turn_to_best()
             ended = replace(ended, tested=loop.test(trainable, attempt))
         return ended

@@ -39,6 +39,11 @@ def train(context, *, lr=0.1):
 
 TRAINABLE = Trainable(model=Plain, data=Empty)
 FUNCTION = TrainFunction(train=train)
+WRAPPED = TrainFunction(train=wrapped)
+
+@wraps(train)
+def wrapped(context, **hyperparameters):
+    pass
 MADE: Trainable = make()
 """
 
@@ -79,6 +84,12 @@ def test_a_misspelt_hyperparameter_is_foreseen(module: Path, reference: str, wro
     with pytest.raises(SpecError, match=f"'{wrong}'"):
         trainable.route({wrong: 3})
     assert "foreseen_module" not in sys.modules
+
+
+def test_a_wrapped_function_may_take_anything(module: Path) -> None:
+    trainable = catalog.foresee_trainable("foreseen_module:WRAPPED")
+    assert trainable is not None
+    assert trainable.route({"widht": 3}) == {"train": {"widht": 3}}
 
 
 def test_what_is_made_by_running_code_is_not_foreseen(module: Path) -> None:
