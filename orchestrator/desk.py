@@ -183,7 +183,9 @@ class Desk:
         if self._state != self._told and not self._closing:
             self._page.set_state(self._sweep_id, self._state)
             self._told = self._state
-        live = {self._delivery.run_id(t.number): t for t in self._trials.values() if not t.over and not t.stop_told}
+        with self._changed:  # the main thread adds to them
+            trials = list(self._trials.values())
+        live = {self._delivery.run_id(t.number): t for t in trials if not t.over and not t.stop_told}
         state, stopped = self._page.look(self._sweep_id, list(live))
         if state in ASKS and state != self._told and self._state == self._told:
             self._state = self._told = state

@@ -57,7 +57,7 @@ def reached(
         return End(reason=f"budget.wall_time_s={budget.wall_time_s:g} is over", at_once=True)
     if budget.gpu_hours is not None and gpu_hours(spec, trials, now) >= budget.gpu_hours:
         return End(reason=f"budget.gpu_hours={budget.gpu_hours:g} are used up", at_once=True)
-    if any(hits(spec, trial.value) for trial in trials):
+    if any(hits(spec, trial.value) for trial in trials if trial.state != "FAIL"):
         return End(reason=f"{spec.metric} has reached budget.target={budget.target:g}", at_once=True)
     if budget.patience is not None and (waited := since_improvement(spec.goal, trials)) >= budget.patience:
         return End(
@@ -102,7 +102,7 @@ def since_improvement(goal: Goal, trials: Sequence[Trial]) -> int:
     for trial in trials:
         if trial.state == "RUNNING":
             continue
-        if trial.value is not None and (best is None or sign * trial.value > best):
+        if trial.state != "FAIL" and trial.value is not None and (best is None or sign * trial.value > best):
             best, waited = sign * trial.value, 0
         else:
             waited += 1

@@ -194,9 +194,18 @@ class SweepFolder:
             raise StorageError(f"{self.show(path)} cannot be copied to {local}: {exc}") from exc
 
     def delete(self, path: str) -> None:
-        """Delete a file, if it is there."""
-        if self.has(path):
+        """Delete a file, if it is there.
+
+        Raises:
+            StorageError: it is there, and cannot be deleted.
+        """
+        try:
             self._fs.delete_file(self._at(path))
+        except FileNotFoundError:  # another process was faster, or it never was
+            pass
+        except OSError as exc:
+            if self.has(path):
+                raise StorageError(f"{self.show(path)} cannot be deleted: {exc}") from exc
 
     def checkpoint(self, number: int, epoch: int) -> str:
         """The path, relative to the folder, of a trial's checkpoint at the end of an epoch."""
@@ -250,7 +259,7 @@ class SweepFolder:
                 self.delete(path)
         for info in self._fs.get_file_info(fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)):
             if HALF_WRITTEN.fullmatch(info.base_name):
-                self._fs.delete_file(info.path)
+                self.delete(f"trials/{number}/{info.base_name}")
 
     def local_copy(self, path: str, into: Path) -> Path:
         """A file of the folder as a local file: itself where the storage is local, else a copy in `into`."""

@@ -29,7 +29,7 @@ class Progress:
 
     def __init__(self, console: Console, spec: Spec, ledger: Ledger) -> None:
         self.console, self.spec, self.ledger = console, spec, ledger
-        self.total = spec.trials
+        self.total = spec.trials + spec.budget.repeat
         self._began = time.monotonic()
         self._first_began: float | None = None
         self._attempts_before = {record.number: len(record.attempts) for record in ledger.records}

@@ -29,6 +29,7 @@ from orchestrator.naming import (
 )
 from orchestrator.parameter import Float, Int
 from orchestrator.space import Space
+from orchestrator.trainable import TrainFunction
 
 DEFAULT_SWEEP = "default"
 DEFAULT_TRIALS = 20
@@ -595,7 +596,17 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             f"start_from is '{spec.start_from}', which is no file; it is a checkpoint's path, or an artifact of W&B:"
             " ENTITY/PROJECT/NAME:ALIAS"
         )
-    scheme, is_url, _ = spec.storage.partition("://")
+    if spec.tracking.predictions and resources.strategy == "fsdp":
+        yield (
+            "tracking.predictions asks rank 0 alone, which a model shared out by resources.strategy=fsdp cannot answer;"
+            " leave one of them out"
+        )
+    scheme, is_url, rest = spec.storage.partition("://")
+    if is_url and "@" in rest.partition("/")[0]:
+        yield (
+            "storage holds a user or a key, which would be in the sweep's folder and on its page; give credentials as"
+            " its cloud's tools take them, e.g. AWS_ACCESS_KEY_ID in the environment"
+        )
     if is_url and scheme not in STORAGE_SCHEMES:
         yield f"storage is '{spec.storage}'; a URL starts with one of {', '.join(STORAGE_SCHEMES)}"
 
@@ -609,11 +620,25 @@ def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
     except SpecError as exc:
         yield from exc.problems
         return
+    if isinstance(trainable, TrainFunction):
+        yield from _problems_with_function(spec)
     if unsure := {*spec.trainer, *routed.get("trainer", {})} - TRAINER_ELSEWHERE.keys():
         known = catalog.trainer_arguments()
         for name in sorted(unsure - known) if known else ():
             hint = near_miss(name, known) or f"; it takes: {', '.join(sorted(known - TRAINER_ELSEWHERE.keys()))}"
             yield f"trainer.{name}: Lightning's Trainer takes no '{name}'{hint}"
+
+
+def _problems_with_function(spec: Spec) -> Iterator[str]:
+    """What is asked of a training function that only Lightning's loop does."""
+    why = "a training function does not: it is done for a LightningModule only; leave it out"
+    if spec.start_from:
+        yield f"start_from is '{spec.start_from}', which {why}"
+    if spec.schedule.scheduler in ("pbt", "pb2"):
+        yield f"schedule.scheduler is '{spec.schedule.scheduler}', which changes hyperparameters in mid-training; {why}"
+    for key in ("watch", "predictions"):
+        if getattr(spec.tracking, key):
+            yield f"tracking.{key} is {getattr(spec.tracking, key)!r}, which {why}"
 
 
 def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:

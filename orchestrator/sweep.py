@@ -28,7 +28,7 @@ from ray.tune.search import Searcher
 from orchestrator import auto, capacity, cluster, ends, failures, ranking, results, schedule
 from orchestrator.control import Control
 from orchestrator.credentials import redacted, to_workers
-from orchestrator.errors import SpecError, SweepError
+from orchestrator.errors import SpecError, StorageError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import (
@@ -61,6 +61,8 @@ NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
 RESULTS_SHARE = 0.05
 # How often it is looked whether a user asked something of the sweep on the command line.
 CONTROL_EVERY_S = 1.0
+# How long the export of the winner may take; tracing a large model takes minutes.
+EXPORT_TIMEOUT_S = 900.0
 # How long a worker group may take to be gone once its trial was lost.
 DYING_S = 15.0
 
@@ -157,7 +159,7 @@ class Sweep:
 
     def propose(self, tune_id: str, concurrency: int) -> dict[str, Any] | str | None:
         """The next trial's config; None while enough run, `Searcher.FINISHED` when there will be no more."""
-        if self.status is Status.PAUSED:
+        if not self._live:
             self.tick()  # while nothing runs Tune does nothing but ask, over and over
         if self._interrupted or self.status is Status.STOPPED:
             return str(Searcher.FINISHED)
@@ -313,7 +315,11 @@ class Sweep:
             self._view.tick()
         if self._stale and now > self._results_due:
             worked = time.thread_time()  # not the clock: on a busy machine the results would only get staler
-            self._write()
+            try:
+                self._write()
+            except StorageError as exc:  # they are made from the ledger again, which is whole
+                self._stale = True
+                self._view.notice(f"the results are behind: {exc}")
             self._results_due = now + max(RESULTS_EVERY_S, (time.thread_time() - worked) / RESULTS_SHARE)
 
     def _look_for_end(self) -> None:
@@ -417,7 +423,7 @@ class Sweep:
     def _export(self, winner: TrialRecord) -> None:
         """Export the winner; a model that cannot be exported has been found all the same."""
         try:
-            ray.get(_export_winner.remote(self.spec.to_yaml(), winner))
+            ray.get(_export_winner.remote(self.spec.to_yaml(), winner), timeout=EXPORT_TIMEOUT_S)
         except RayError as exc:
             self._view.notice(
                 f"trial {winner.number} is not exported: {first_line(getattr(exc, 'cause', None) or exc)}"

@@ -14,7 +14,7 @@ from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Ended, Landed, Outcome
 from orchestrator.naming import is_artifact
 from orchestrator.page import Page
-from orchestrator.results import STATES, Status, build, write
+from orchestrator.results import ALIVE, STATES, Status, build, write
 from orchestrator.spec import Spec
 from orchestrator.tracking import close_dead
 
@@ -38,6 +38,7 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     """
     ledger, page = Ledger(folder, spec), Page(spec)
     said = Status(json.loads(folder.read_text("results.json"))["status"])
+    said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
     page.connect()
     if (sweep_id := ledger.recall("wandb_sweep")) is None:
@@ -66,7 +67,8 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     if said is Status.FINISHED and best is not None and best.checkpoint and not missing:
         page.crown(delivery.run_id(best.number), spec.tracking.registry, spec.tracking.registry_aliases)
     page.set_state(sweep_id, STATES.get(said, "PAUSED"))
-    write(folder, build(spec, folder, ledger.records, said))
+    write(folder, build(spec, folder, ledger.records, said, ledger.recall("end")))
+    folder.push(folder.ledger.name)
     address = page.address("").replace("/runs/", f"/sweeps/{sweep_id}")
     return Told(arrived=arrived, there=there, missing=missing, address=address)
 

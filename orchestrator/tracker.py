@@ -160,13 +160,15 @@ class Tracker:
             return
         run, self._run = self._run, None
         try:
-            _sign(run, outcome, error)
-            for path, aliases in checkpoints.items():
-                self._log_artifact(run, path, aliases, curve.get(self._folder.epoch_of(path)))
-            if outcome is Outcome.INTERRUPTED:
-                run.mark_preempting()
             directory, number = Path(run.dir).parent, run.config["sweep"]["number"]
-            run.finish(exit_code=0 if outcome in GOOD else 1)
+            try:
+                _sign(run, outcome, error)
+                for path, aliases in checkpoints.items():
+                    self._log_artifact(run, path, aliases, curve.get(self._folder.epoch_of(path)))
+                if outcome is Outcome.INTERRUPTED:
+                    run.mark_preempting()
+            finally:  # else the next trial's init would be given this run again
+                run.finish(exit_code=0 if outcome in GOOD else 1)
             self._folder.upload_tree(directory, f"wandb/{directory.name}")
             held = self._folder.held_checkpoints(number)
             self._folder.upload_tree(held, f"wandb/checkpoints/{held.name}")

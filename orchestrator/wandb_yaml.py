@@ -91,7 +91,8 @@ def unsayable(parameter: Parameter) -> str | None:
     """What of a parameter, besides its conditions and its default, W&B has no word for; None for nothing."""
     if not isinstance(parameter, Float | Int):
         return None
-    if parameter.has_steps and (parameter.low / cast(float, parameter.step)) % 1 > 1e-9:
+    steps = parameter.low / cast(float, parameter.step) if parameter.has_steps else 0.0
+    if abs(steps - round(steps)) > 1e-9:
         return f"steps of {parameter.step} that are counted from {parameter.low}: W&B counts them from 0"
     if parameter.prior is None or _bell(parameter) or (isinstance(parameter.prior, LogUniform) and parameter.has_steps):
         return None

@@ -62,7 +62,9 @@ def test_cifar10(served: Sweeps) -> None:
 def test_resnet18_fabric_goes_on_after_a_kill(served: Sweeps) -> None:
     (trial,) = search(served, "resnet18_fabric", "budget.trials=1", "schedule.max_epochs=3", "schedule.scheduler=none")
     assert (trial["state"], trial["epochs"]) == ("COMPLETE", 3)
-    assert (served.folder / "served/epochs-0").read_text().split() == ["1", "2", "3"]
+    trained = (served.folder / "served/epochs-0").read_text().split()
+    # Its checkpoints are large and written while training goes on: the second may not have been in place yet.
+    assert trained in (["1", "2", "3"], ["1", "2", "2", "3"])
     assert (served.folder / "served/killed-0").exists()
 
 

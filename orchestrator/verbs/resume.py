@@ -81,5 +81,7 @@ def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
     if not CHECKPOINT.fullmatch(path.name) or not path.is_file():
         raise InputError(f"--from {given}: {path} is no checkpoint of a sweep (epoch-0003.ckpt)")
     with folder.locked():
-        folder.drop_checkpoints(int(number))
-        folder.upload(path, f"trials/{number}/{path.name}")
+        target = f"trials/{number}/{path.name}"
+        if folder.show(target) != str(path.resolve()):
+            folder.upload(path, target)
+        folder.drop_checkpoints(int(number), kept={folder.epoch_of(path.name)})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 from collections.abc import Iterator
 
 from orchestrator import catalog, comparison, front, sources, wandb_yaml
 from orchestrator.errors import InputError, SpaceError
+from orchestrator.naming import default_storage
 from orchestrator.parameter import UNSET, Fixed, condition_text
 from orchestrator.space import Space
 
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     diff.add_argument("one", metavar="A", help=f"{REFERENCE}; or a sweep's name, folder or URL")
     diff.add_argument("other", metavar="B", help="the same")
     diff.add_argument(
-        "--storage", default="./results", help="where sweeps' names are looked for (default: %(default)s)"
+        "--storage",
+        default=default_storage(os.environ),
+        help="where sweeps' names are looked for (default: %(default)s)",
     )
     export = add("export", _export, "write a space out for other programs")
     export.add_argument("space", metavar="SPACE", help=REFERENCE)
