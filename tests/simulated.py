@@ -18,7 +18,7 @@ from orchestrator import ledger as ledgers
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
 from orchestrator.messages import Ended, Outcome, Report, Started
-from orchestrator.spec import Spec
+from orchestrator.spec import DEFAULT_PROJECT, Spec
 
 SPACE: dict[str, Any] = {
     "optimizer": {"options": ["sgd", "adamw"]},
@@ -36,7 +36,8 @@ def simulate(storage: Path, trials: int, **changes: Any) -> tuple[SweepFolder, S
     data = {
         "name": f"simulated-{trials}", "trainable": "digits", "space": SPACE, "metric": "val/accuracy",
         "goal": "maximize", "search": {"sampler": "random", "seed": 7}, "storage": str(storage),
-        "budget": {"trials": trials}, "schedule": {"max_epochs": MAX_EPOCHS, "grace_epochs": RUNGS[0]}, **changes,
+        "budget": {"trials": trials}, "schedule": {"max_epochs": MAX_EPOCHS, "grace_epochs": RUNGS[0]},
+        "tracking": {"project": DEFAULT_PROJECT}, **changes,
     }  # fmt: skip
     spec = Spec.model_validate(data)
     folder = SweepFolder(spec.storage, spec.name or "")
