@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -123,7 +124,7 @@ def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) 
     console = make_console()
     new = "resuming" if ledger.records else "sweep"
     at_most = f"up to {at_once.trials} at once" if at_once.trials > 1 else "one at a time"
-    console.print(f"{new} {spec.name}: {many(spec.trials, 'trial')}, {at_most}; {folder.show('')}")
+    console.print(f"{new} {spec.name}: {many(spec.trials, 'trial')}, {at_most}; {here(folder.show(''))}")
     if not console.is_terminal:
         console.print("starting workers ...")
         yield Lines(console, spec, ledger)
@@ -168,14 +169,15 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     winner = best[0]
     console.print(f"\nbest: trial {winner.number}, {spec.metric} {winner.value:.6g} at epoch {winner.best_epoch}")
     rows = {name: plain(value) for name, value in winner.params.items()}
-    rows |= {"checkpoint": folder.show(winner.checkpoint) if winner.checkpoint else "none kept"}
-    rows |= {"results": folder.show("results.json")}
+    place = here(folder.show("").rstrip("/"))
+    rows["checkpoint"] = here(folder.show(winner.checkpoint)) if winner.checkpoint else "none kept"
+    rows["results"] = here(folder.show("results.json"))
     if spec.tracking.mode == "online" and winner.wandb_run:
         rows["W&B run"] = winner.wandb_run
     elif spec.tracking.mode != "disabled":
-        rows["W&B runs"] = folder.show("wandb")
-        rows["upload them"] = f"python -m orchestrator sync {folder.show('').rstrip('/')}"
-    rows["fetch the best"] = f"python -m orchestrator best {folder.show('').rstrip('/')} --download DIR"
+        rows["W&B runs"] = here(folder.show("wandb"))
+        rows["upload them"] = f"python -m orchestrator sync {place}"
+    rows["fetch the best"] = f"python -m orchestrator best {place} --download DIR"
     width = max(map(len, rows))
     for name, value in rows.items():
         console.print(Text(f"  {name:<{width}}  {value}"), soft_wrap=True)
@@ -187,6 +189,11 @@ def print_advice(console: Console, spec: Spec, ledger: Ledger) -> None:
         console.print("\nadvice", style="bold")
         for sentence in found:
             console.print(Text(f"  - {sentence}"), soft_wrap=True)
+
+
+def here(path: str) -> str:
+    """A path as it is written from the current folder, where it is below that."""
+    return path.removeprefix(f"{Path.cwd()}/")
 
 
 def make_console() -> Console:

@@ -241,6 +241,8 @@ def test_down_at_the_end_is_named(server: WandbServer, stage: Callable[..., Stag
     here.open()
     here.work(0, 1)
     here.until(lambda: "s-0" in server.runs and server.runs["s-0"].state == "finished")
+    here.desk.ended(0, "complete", None, closed=True)
+    here.until(lambda: Landed(number=0, url=f"{server.url}/team/p/runs/s-0") in here.heard)
     server.pause()
     here.work(1, 2)
     began = time.monotonic()

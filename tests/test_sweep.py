@@ -190,18 +190,18 @@ def assert_whole(sweeps: Sweeps, name: str, trials: int, epochs: int) -> None:
     assert reported == {(number, epoch): 1 for number in range(trials) for epoch in range(1, epochs + 1)}
 
 
-def test_one_worker_and_four_learn_the_same(sweeps: Sweeps) -> None:
+def test_one_worker_and_four_learn_the_same(lone_sweeps: Sweeps) -> None:
     curves = {}
     for workers in (1, 4):
         name = f"shared-{workers}"
-        sweeps.run(
+        lone_sweeps.run(
             "search", "trainable=probe:Regression", "metric=loss", "goal=minimize", f"name={name}", "search.seed=1",
             "tracking.mode=disabled", "schedule.scheduler=none", "schedule.max_epochs=4", "search.sampler=grid",
             "training.batch_size=global", "training.deterministic=true", "params.batch_size=16",
             "resources.concurrency=1",
             f"resources.workers={workers}", "resources.cpus_per_worker=0.4", space(lr=options(0.05, 0.1)),
         )  # fmt: skip
-        ledger = (sweeps.folder / "results" / name / "ledger.journal").read_text().splitlines()
+        ledger = (lone_sweeps.folder / "results" / name / "ledger.journal").read_text().splitlines()
         entries = [entry for entry in map(json.loads, ledger) if "intermediate_value" in entry]
         curves[workers] = {(entry["trial_id"], entry["step"]): entry["intermediate_value"] for entry in entries}
     assert len(curves[1]) == 8
