@@ -133,7 +133,7 @@ def train(
     pl.seed_everything(7, workers=True, verbose=False)
     attempt = Attempt(
         job=Job(number=0, params={}, seed=7), spec=spec, folder=sweep, rank=0, world_size=1, slot="s",
-        tracker=Tracker(spec, sweep, None, 0, print), watch=Calm(), say=say, scratch=scratch,  # type: ignore[arg-type]
+        tracker=Tracker(spec, sweep, 0, print), watch=Calm(), say=say, scratch=scratch,  # type: ignore[arg-type]
     )  # fmt: skip
     importlib.import_module(trainable.loop).Loop().fit(trainable, attempt)
     ended = attempt.finish()
