@@ -421,7 +421,12 @@ class TestDependencies:
     """Each line in pyproject.toml names the files that need it."""
 
     # What a distribution is imported as, where that is another name.
-    IMPORTED_AS: ClassVar = {"pyyaml": "yaml", "scikit-learn": "sklearn", "pillow": "PIL"}
+    IMPORTED_AS: ClassVar = {
+        "wandb-workspaces": "wandb_workspaces",
+        "pyyaml": "yaml",
+        "scikit-learn": "sklearn",
+        "pillow": "PIL",
+    }
     TOOLS: ClassVar = {"pytest", "pytest-timeout", "mypy", "ruff", "types-PyYAML"}
 
     def lines(self) -> dict[str, str]:
