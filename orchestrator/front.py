@@ -26,6 +26,12 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
                         help="a sweep's file or a name from sweeps/ (default: 'default'), then overrides")  # fmt: skip
 
 
+def take_cluster(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The file in `cluster=FILE`, if there is one among the words, and the others."""
+    files = [word.partition("=")[2] for word in words if word.startswith("cluster=")]
+    return (files[-1] if files else None), [word for word in words if not word.startswith("cluster=")]
+
+
 def read_spec(words: Sequence[str]) -> Spec:
     """The checked spec of a sweep's file or name and its overrides.
 
@@ -83,7 +89,7 @@ def look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, Status]:
     from orchestrator.ledger import Ledger
     from orchestrator.results import Status
 
-    runs = folder.is_locked()  # before its last word is read, which it may just be writing
+    runs = folder.is_run()  # before its last word is read, which it may just be writing
     said = Status(json.loads(folder.read_text("results.json"))["status"]) if folder.has("results.json") else None
     status = Status.DEAD if said in (None, Status.RUNNING) and not runs else said or Status.RUNNING
     return Ledger(folder, spec, read_only=True), status

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
@@ -20,9 +21,10 @@ from ray.exceptions import RayError
 from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
-from orchestrator import auto, capacity, cluster, ends, failures, ranking, results, schedule, wandb_yaml
-from orchestrator.errors import SpecError, SweepError
+from orchestrator import auto, capacity, cluster, ends, failures, preflight, ranking, results, schedule, wandb_yaml
+from orchestrator.errors import InputError, SpecError, StorageError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Ended, Job, Notice, Outcome, Report, Started, Verdict, first_line
@@ -82,6 +84,7 @@ class Sweep:
         self._began = time.monotonic()
         self._news_at = self._results_due = 0.0
         self._stale = True
+        self._storage_away = False
         self._drop()  # what a killed sweep had not got round to
 
     def run(self, concurrency: int) -> None:
@@ -91,7 +94,8 @@ class Sweep:
             SpecError: the spec does not fit the trainable, as the first trial found.
             SweepError: too many trials failed.
         """
-        self._board = ray.remote(num_cpus=0, max_concurrency=10_000)(Switchboard).remote()
+        here = {NODE_ID_LABEL_KEY: ray.get_runtime_context().get_node_id()}  # nodes that train may go at any time
+        self._board = ray.remote(num_cpus=0, max_concurrency=10_000, label_selector=here)(Switchboard).remote()
         self.spec, sweep_id = self._join_wandb()
         slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
         trainable = tune.with_parameters(
@@ -350,6 +354,18 @@ class Sweep:
         self._view.changed(record)
 
     def _write(self) -> None:
+        """Bring the storage up to date; one that fails is asked again later, and said once."""
+        try:
+            self._write_now()
+        except StorageError as exc:
+            self._stale = True
+            if not self._storage_away:
+                self._view.notice(f"storage: {exc}; asked again until it answers, the record is kept meanwhile")
+            self._storage_away = True
+        else:
+            self._storage_away = False
+
+    def _write_now(self) -> None:
         self._stale = False
         results.write(
             self.folder,
@@ -367,13 +383,15 @@ class Sweep:
             self._change_run("crown", best.number, best.checkpoint)
         if self.status is Status.FINISHED and best and self.spec.export:
             self._export(best)
+        for node in ray.get(self._board.avoided_so_far.remote()):
+            self._view.notice(f"node {node.address} kept failing trials, and was avoided")
         self._close_runs(all_of_them=True)
         for number, call in self._changing:
             try:
                 ray.get(call, timeout=WANDB_TIMEOUT_S)
             except RayError as exc:
                 self._view.notice(f"W&B run of trial {number} could not be brought up to date: {first_line(exc)}")
-        self._write()
+        self._write_now()
         if self._why is not None:
             raise self._why
 
@@ -543,6 +561,7 @@ def start(spec: Spec, view_of: Any) -> Sweep:
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
         spec, why = auto.settle(spec, at_once.trials)
+        _look_before(spec, folder)
         folder.create()
         stack.enter_context(folder.locked())
         ledger = Ledger(folder, spec, create=True)
@@ -562,18 +581,35 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
         spec, _ = auto.settle(spec, at_once.trials)
-        stack.enter_context(folder.locked())
+        stack.enter_context(folder.locked(_to_stderr))
+        _look_before(spec, folder)
         ledger = Ledger(folder, spec)
         results.write(folder, results.build(spec, folder, ledger.records, Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())
         return _run(spec, folder, ledger, at_once, view_of, stack)
 
 
+def _look_before(spec: Spec, folder: SweepFolder) -> None:
+    """Have every node of a cluster that was named looked at before the first trial.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    if cluster.is_given() and (problems := preflight.check(spec, folder)):
+        if not folder.exists():
+            folder.delete_folder("")
+        raise InputError(problems)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _at_once(spec: Spec, stack: ExitStack) -> capacity.Concurrency:
     """How many trials will run at once; a cluster that was named is connected to for it, none is started."""
     if cluster.is_given():
         stack.enter_context(cluster.connected())
-    return capacity.concurrency(spec.resources, cluster.capacity(), spec.trials)
+    return capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
 
 
 def _run(

@@ -123,7 +123,7 @@ class Tracker:
                 run.summary.update({"best_epoch": report.best_epoch, "epochs": report.epoch})
             for path, aliases in checkpoints.items():
                 self._log_artifact(run, path, aliases, report)
-            if outcome is Outcome.INTERRUPTED:
+            if outcome in (Outcome.INTERRUPTED, Outcome.MOVED):  # it goes on in the same run
                 run.mark_preempting()
             self._finish(run, exit_code=0 if outcome in GOOD else 1)
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does; the trial itself is done
@@ -233,3 +233,14 @@ def _sign(run: Any, outcome: Outcome, error: str | None) -> None:
 
 def _plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def problem() -> str | None:
+    """Why W&B cannot be reached from this machine or does not accept its key; None where all is well."""
+    import wandb
+
+    try:
+        who = wandb.Api(timeout=int(INIT_TIMEOUT_S)).viewer
+    except Exception as exc:  # noqa: BLE001 - the SDK raises what its transport does
+        return f"cannot be reached, or refuses the key ({first_line(exc)}); check WANDB_BASE_URL and `wandb login`"
+    return None if who is not None else "refuses the key; check `wandb login`"

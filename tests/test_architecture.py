@@ -37,7 +37,17 @@ SPACES = {
 VOCABULARY = {"errors", *SPACES, "spec", "messages", "trainable", "naming", "catalog", "context", "__init__"}
 RULES = {"advice", "auto", "ends", "failures", "population", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
-WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "process_group", *LOOPS}
+WORKERS = {
+    "slot",
+    "worker",
+    "attempt",
+    "checkpoint",
+    "watch",
+    "preemption",
+    "tracker",
+    "process_group",
+    *LOOPS,
+}
 # What each vendor may be imported by, at all.
 VENDORS = {
     "optuna": {"ledger", "importance", "improvement", "distributions", "samplers"},
@@ -48,7 +58,7 @@ VENDORS = {
     "plotly": {"report"},
     "wandb_workspaces": {"workspace"},
     "onnxruntime": {"export"},
-    "torch": {"worker", "attempt", "checkpoint", "process_group", "spot", "export", *LOOPS},
+    "torch": {"worker", "attempt", "checkpoint", "process_group", "export", *LOOPS},
     "lightning": {"worker", "attempt", "checkpoint", "tracker", *LOOPS},
     "ray": {
         "sweep",
@@ -57,6 +67,8 @@ VENDORS = {
         "slot",
         "worker",
         "watch",
+        "preemption",
+        "preflight",
         "schedule",
         "cluster",
         "process_group",
