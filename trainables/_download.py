@@ -31,6 +31,8 @@ def download(dataset: Callable[..., Any], folder: Path) -> None:
     Raises:
         InputError: it is not there, and cannot be downloaded.
     """
+    if folder.is_dir() and _is_there(dataset, folder):
+        return  # before the lock, which cannot be taken in a folder that is only to be read
     name = getattr(dataset, "__name__", str(dataset))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
