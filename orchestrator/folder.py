@@ -8,6 +8,7 @@
     trials/<number>/      checkpoints, `epoch-0003.ckpt`; `model.onnx` where it was exported
     wandb/                the W&B runs of every trial, as the SDK lays them out
     start_from.ckpt       the checkpoint that every trial starts from, if one was named
+    known.json            what was known before it began, if it was told where to look
     control.json          what a user last asked of it on the command line
     ray/                  Ray's own files
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from orchestrator.errors import InputError, StorageError
+from orchestrator.naming import near_miss
 
 CHECKPOINT = re.compile(r"epoch-(\d+)\.ckpt")
 HALF_WRITTEN = re.compile(r"\.epoch-\d+\.ckpt\.\d+")
@@ -226,6 +228,8 @@ class SweepFolder:
 
     weights = "start_from.ckpt"
     """The checkpoint whose weights every trial starts from, where there is one."""
+    known = "known.json"
+    """The results from elsewhere that it began with, where there are any; as the module `known` writes them."""
 
     def run_files(self, run_id: str) -> list[Path]:
         """The files in `work` that a W&B run was written to, oldest first: one each time it was opened."""
@@ -301,6 +305,33 @@ def sweeps_in(storage: str) -> list[str]:
         if spec.type == fs.FileType.File:
             found.append((spec.mtime_ns, info.base_name))
     return [name for _, name in sorted(found)]
+
+
+def find(reference: str | None, storage: str, *, where: str) -> SweepFolder:
+    """A sweep by name in a storage, by folder or by URL; the newest of the storage where none is given.
+
+    Args:
+        reference: the name, folder or URL.
+        storage: where a name is looked for.
+        where: what says where that is, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = sweeps_in(storage) if reference is None or "/" not in reference else []
+    if reference is None:
+        if not known:
+            raise InputError(f"no sweep in {storage}; name one, or say where with {where}")
+        reference = known[-1]
+    elif "/" in reference:
+        place, mark, options = reference.partition("?")  # of a URL, such as S3's endpoint_override
+        storage, _, reference = place.rstrip("/").rpartition("/")
+        storage += mark + options
+    folder = SweepFolder(storage or "/", reference)
+    if not folder.exists():
+        there = f" there are: {', '.join(known)}" if known else f" {where} is {storage}"
+        raise InputError(f"no sweep '{reference}' in {storage}{near_miss(reference, known) or ';'}{there}")
+    return folder
 
 
 def _scratch() -> Path:

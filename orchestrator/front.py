@@ -56,25 +56,10 @@ def find_sweep(arguments: argparse.Namespace) -> tuple[SweepFolder, Spec]:
     Raises:
         InputError: there is none.
     """
-    from orchestrator.folder import SweepFolder, sweeps_in
-    from orchestrator.naming import near_miss
+    from orchestrator.folder import find
     from orchestrator.spec import Spec
 
-    reference: str | None = arguments.sweep
-    storage: str = arguments.storage
-    known = sweeps_in(storage) if reference is None or "/" not in reference else []
-    if reference is None:
-        if not known:
-            raise InputError(f"no sweep in {storage}; name one, or say where with --storage")
-        reference = known[-1]
-    elif "/" in reference:
-        place, mark, options = reference.partition("?")  # of a URL, such as S3's endpoint_override
-        storage, _, reference = place.rstrip("/").rpartition("/")
-        storage += mark + options
-    folder = SweepFolder(storage or "/", reference)
-    if not folder.exists():
-        there = f" there are: {', '.join(known)}" if known else f" --storage is {storage}"
-        raise InputError(f"no sweep '{reference}' in {storage}{near_miss(reference, known) or ';'}{there}")
+    folder = find(arguments.sweep, arguments.storage, where="--storage")
     spec = Spec.from_yaml(folder.read_text("sweep.yaml"))
     return folder, spec.model_copy(update={"storage": folder.storage})  # the folder may have been moved
 

@@ -23,6 +23,7 @@ from orchestrator import auto, distributions, importance, ranking
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.improvement import Improvement
+from orchestrator.known import from_text
 from orchestrator.messages import Change, Ended, Landed, Outcome, Report, Started, Step
 from orchestrator.naming import trial_seed
 from orchestrator.samplers import Proposer
@@ -123,7 +124,8 @@ class Ledger:
         self._records = {trial.number: self._record(trial) for trial in self._study.get_trials(deepcopy=False)}
         if not read_only:
             settled, _ = auto.settle(spec, at_once=1)  # a sweep settles it itself, and knows how many run at once
-            self._proposer = Proposer(settled.search, self._space)
+            known = from_text(folder.read_text(folder.known)) if folder.has(folder.known) else []
+            self._proposer = Proposer(settled.search, self._space, points=spec.warm_start.points, known=known)
             self._study.sampler = self._proposer
             self._improvement = Improvement()
             self._complete()

@@ -204,6 +204,24 @@ def fetch(reference: str, into: Path) -> Path:
         return Path(str(artifact.download(root=str(into)))) / files[0]
 
 
+def results(project: str, entity: str | None, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the runs of a project came to, the oldest first: `state`, `config` and `summary` of each.
+
+    Raises:
+        TrackingError: the server cannot be reached, refuses, or has no such project.
+    """
+    import wandb
+
+    with translated():
+        wandb.setup(settings=wandb.Settings(x_graphql_retry_max=RETRIES, silent=True))
+        api = wandb.Api()
+        path = f"{entity or api.default_entity}/{project}"
+        runs = api.runs(path, filters=dict(filters) or None, order="+created_at", per_page=500, lazy=False)
+        found = [{"state": run.state, "config": run.config, "summary": run.summary_metrics} for run in runs]
+    wandb.teardown()
+    return found
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Turn what the SDK raises into a `TrackingError`."""

@@ -22,6 +22,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.distributions import chosen_for, distribution, params_of, value
+from orchestrator.known import Known
 from orchestrator.naming import trial_seed
 from orchestrator.parameter import Choice, Fixed
 from orchestrator.space import Space
@@ -103,7 +104,7 @@ class Proposer(BaseSampler):
         space: Space,
         *,
         points: Sequence[Mapping[str, Any]] = (),
-        known: Sequence[FrozenTrial] = (),
+        known: Sequence[Known] = (),
     ) -> None:
         """Make the proposer of a sweep.
 
@@ -112,16 +113,17 @@ class Proposer(BaseSampler):
             space: what is searched.
             points: configurations, or parts of them, to begin with, after the space's own default; what they leave
                 out is sampled.
-            known: trials that were run elsewhere, made by `known_trial`.
+            known: trials that were run elsewhere.
         """
-        self._search, self._space, self._known = search, space, known
-        default = space.default_params() if search.sampler != "grid" else {}
-        self._points = [default, *points] if default else list(points)
+        self._search, self._space = search, space
+        self._known = [known_trial(space, index, each) for index, each in enumerate(known)]
         self._sampler = SAMPLERS[search.sampler]
         self._distributions = {name: distribution(parameter) for name, parameter in space.items()}
         joint = self._sampler.joint(space) if self._sampler.joint else ()
         self._joint = {name: self._distributions[name] for name in joint if not self._distributions[name].single()}
-        self._seen = {_key(params_of(space, trial.params)) for trial in known}
+        self._seen = {_key(each.params) for each in known if each.exact}
+        default = space.default_params() if search.sampler != "grid" else {}
+        self._points = [point for point in (default, *points) if point and _key(point) not in self._seen]
         self._looked, self._nothing_left = -1, False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proposal")
         self._ahead: dict[int, Future[dict[str, Any]]] = {}
@@ -182,9 +184,9 @@ class Proposer(BaseSampler):
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         """The configuration for a trial, given a study as the sampler is to see it."""
         fixed = params_of(self._space, trial.params)
-        if self._search.sampler == "grid":
-            return next(self._left(fixed), fixed)
         point = self._points[trial.number] if trial.number < len(self._points) else {}
+        if self._search.sampler == "grid":
+            return next(self._left({**point, **fixed}), None) or next(self._left(fixed), fixed)
         params: dict[str, Any] = {}
         for attempt in range(ATTEMPTS):
             params = self._draw(study, trial, self._build(trial.number, attempt), point)
@@ -287,16 +289,14 @@ def _as_of(trial: FrozenTrial, moment: datetime | None) -> FrozenTrial:
     return before
 
 
-def known_trial(
-    space: Space, index: int, params: Mapping[str, Any], value: float | None, curve: Mapping[int, float]
-) -> FrozenTrial:
+def known_trial(space: Space, index: int, known: Known) -> FrozenTrial:
     """A trial that was run elsewhere, as Optuna's samplers see one: without a value it was pruned."""
     trial = create_trial(
-        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
-        value=value,
-        params=chosen_for(params),
-        distributions={name: distribution(space[name]) for name in params},
-        intermediate_values=dict(curve),
+        state=TrialState.PRUNED if known.value is None else TrialState.COMPLETE,
+        value=known.value,
+        params=chosen_for(known.params),
+        distributions={name: distribution(space[name]) for name in known.params},
+        intermediate_values=dict(known.curve),
     )
     trial.number = ELSEWHERE + index
     return trial

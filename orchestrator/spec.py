@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from orchestrator import catalog, sources, wandb_yaml
 from orchestrator.credentials import take_keys, tracking_mode
-from orchestrator.errors import InputError, SpecError
+from orchestrator.errors import InputError, SpaceError, SpecError
 from orchestrator.naming import (
     DEFAULT_STORAGE,
     SWEEP_NAME,
@@ -115,6 +115,23 @@ class Search(_Section):
     """Whether a configuration may be run again; if not, a finite space that is exhausted ends the sweep."""
     seed: Whole | None = Field(default=None, ge=0, lt=2**32)
     """Seed of the proposals and, with a trial's number, of every trial; drawn and recorded where none is given."""
+
+
+class WarmStart(_Section):
+    """What the search begins with: results that are known, which teach the sampler and are not run again, and points.
+
+    Spaces need to overlap only: what an earlier trial did not have takes its default here, or is drawn; what is outside
+    this space is left out.
+    """
+
+    sweeps: list[str] = []
+    """Earlier sweeps of the same metric, each by name, folder or URL."""
+    runs: str | None = Field(default=None, pattern=r"^([^/\\#?%:]+/)?[^/\\#?%:]+$")
+    """A W&B project, `PROJECT` or `ENTITY/PROJECT`: its runs, by their `config` and the `metric` of their summary."""
+    filters: dict[str, Any] = {}
+    """Which of these runs, as W&B's API takes it, e.g. `{sweep: 3fx8a1b2}` or `{config.data: cifar10}`."""
+    points: list[dict[str, Any]] = []
+    """Configurations to run first, after the space's default; what one leaves out is sampled."""
 
 
 class Schedule(_Section):
@@ -258,6 +275,7 @@ class Spec(_Section):
     goal: Literal["maximize", "minimize"]
     """Which way is better."""
     search: Search = Search()
+    warm_start: WarmStart = WarmStart()
     schedule: Schedule = Schedule()
     budget: Budget = Budget()
     resources: Resources = Resources()
@@ -328,7 +346,7 @@ TRAINER_ELSEWHERE = {
 
 
 # Sections whose keys are names of the user's own, which may hold dots: `params.optimizer.lr=0.1`.
-FREE_NAMES = ("params", "init_args")
+FREE_NAMES = ("params", "init_args", "filters")
 
 # What pyarrow.fs.FileSystem.from_uri takes: https://arrow.apache.org/docs/python/filesystems.html
 STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "hf")
@@ -573,6 +591,7 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             " a trial cannot be spared for longer than it trains: lower the first or raise the second"
         )
     yield from _problems_with_search(spec, space)
+    yield from _problems_with_warm_start(spec.warm_start, space)
     if resources.gpus_per_worker > 1 and not resources.gpus_per_worker.is_integer():
         yield (
             f"resources.gpus_per_worker is {resources.gpus_per_worker:g}; above 1 it is a whole number, because a GPU"
@@ -702,6 +721,21 @@ def _problems_with_search(spec: Spec, space: Space) -> Iterator[str]:
             yield f"schedule.mutate names '{name}'{near_miss(name, space) or ';'} the space has: {', '.join(space)}"
         elif schedule.scheduler == "pb2" and name not in ranges:
             yield f"schedule.mutate names '{name}', a choice, but PB2 changes ranges only; use scheduler=pbt"
+
+
+def _problems_with_warm_start(warm_start: WarmStart, space: Space) -> Iterator[str]:
+    """Points that are not of the space; what sweeps and runs hold is looked at when the sweep starts."""
+    if warm_start.filters and warm_start.runs is None:
+        yield "warm_start.filters chooses among the runs of a W&B project; name it in warm_start.runs"
+    for index, point in enumerate(warm_start.points):
+        place = f"warm_start.points[{index}]"
+        try:
+            there = space.fix(point)
+            there.sample(random.Random(0))
+        except SpaceError as exc:
+            yield from (f"{place}: {problem.removeprefix('space: ')}" for problem in exc.problems)
+        else:
+            yield from (f"{place}: {name!r} is not active there; leave it out" for name in point if name not in there)
 
 
 def mutable(space: Space) -> list[str]:

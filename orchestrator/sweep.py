@@ -25,11 +25,12 @@ from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator import auto, capacity, cluster, ends, failures, ranking, results, schedule
+from orchestrator import auto, capacity, cluster, earlier, ends, failures, ranking, results, schedule
 from orchestrator.control import Control
 from orchestrator.credentials import redacted, to_workers
 from orchestrator.errors import SpecError, StorageError, SweepError
 from orchestrator.folder import SweepFolder
+from orchestrator.known import to_text
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import (
     Asked,
@@ -200,7 +201,7 @@ class Sweep:
         if self._end_of is None and proposed < self.spec.trials and not self.ledger.exhausted:
             return True
         if self._end_of is None and proposed < (self.spec.budget.trials or 0):
-            self._say_end(f"all {proposed} configurations of the space were run (search.duplicates)")
+            self._say_end(f"every configuration of the space was run, {proposed} of them here (search.duplicates)")
         self.scheduler.close()
         return False
 
@@ -606,13 +607,16 @@ def start(spec: Spec, view_of: Any) -> Sweep:
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
         spec, why = auto.settle(spec, at_once.trials)
+        known, notes = earlier.gather(spec)
         folder.create()
         stack.enter_context(folder.locked())
+        if known:
+            folder.write_text(folder.known, to_text(known))
         ledger = Ledger(folder, spec, create=True)
         ledger.remember("space", spec.space_identity)
         results.write(folder, results.build(spec, folder, [], Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())  # last: from now on there is a sweep, and it can be resumed
-        return _run(spec, folder, ledger, at_once, view_of, stack, f"sampler {spec.search.sampler}: {why}")
+        return _run(spec, folder, ledger, at_once, view_of, stack, f"sampler {spec.search.sampler}: {why}", *notes)
 
 
 def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:

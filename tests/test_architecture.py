@@ -47,7 +47,7 @@ VOCABULARY = {
     "reference",
     "__init__",
 }
-RULES = {"advice", "auto", "ends", "failures", "population", "scaling", "ranking", "capacity", "credentials"}
+RULES = {"advice", "auto", "ends", "failures", "known", "population", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
 WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "predictions", "process_group", *LOOPS}
 # What each vendor may be imported by, at all.

@@ -17,9 +17,10 @@ from scipy import stats
 
 from orchestrator import auto
 from orchestrator.folder import SweepFolder
+from orchestrator.known import Known
 from orchestrator.ledger import Ledger
 from orchestrator.messages import Ended, Outcome, Report
-from orchestrator.samplers import SAMPLERS, Proposer, known_trial
+from orchestrator.samplers import SAMPLERS, Proposer
 from orchestrator.space import Space
 from orchestrator.spec import Search, Spec
 
@@ -138,7 +139,7 @@ def test_duplicates_are_run_where_they_are_asked_for(tmp_path: Path) -> None:
 
 def test_what_is_known_from_elsewhere_is_not_proposed_again_and_learned_from() -> None:
     space = Space.from_data(FINITE)
-    known = [known_trial(space, index, point, 1.0, {}) for index, point in enumerate(list(space.grid())[:9])]
+    known = [Known(params=point, value=1.0, curve={}, exact=True) for point in list(space.grid())[:9]]
     proposer = Proposer(Search(sampler="tpe", seed=1), space, known=known)
     study = optuna.create_study(sampler=proposer)
     drawn = [proposer.sample_relative(study, study.ask()._cached_frozen_trial, {}) for _ in range(1)]

@@ -31,12 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(spec: Spec) -> int:
-    from orchestrator import auto, capacity, cluster
+    from orchestrator import auto, capacity, cluster, earlier
 
     at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.trials)
     print(spec.to_yaml())
     front.print_rows([("space", ""), *((f"  {name}", text) for name, text in spec.load_space().rows())])
     print(f"\n{spec.trials} trials, {at_once.trials} at once: {at_once.reason}")
     chosen, why = auto.settle(spec, at_once.trials)
-    print(f"sampler {chosen.search.sampler}: {why}")
+    print(f"sampler {chosen.search.sampler}: {why}", *earlier.gather(chosen)[1], sep="\n")
     return 0

@@ -1260,6 +1260,11 @@ class WandbServer:
         """Runs by id."""
         return dict(self._state.runs)
 
+    def put(self, *runs: Run) -> None:
+        """Have runs that some client made long ago."""
+        self._state.runs |= {run.id: run for run in runs}
+        self._state.projects |= {(run.entity, run.project) for run in runs}
+
     @property
     def artifacts(self) -> dict[str, list[ArtifactVersion]]:
         """Versions by the name of their collection, oldest first, uncommitted ones included."""
