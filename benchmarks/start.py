@@ -63,9 +63,8 @@ def _start() -> dict[str, float]:
                     seen[moment] = time.time() - began
             time.sleep(LOOK_EVERY_S)
         ended = time.time() - began
-        journal = [json.loads(line) for line in (folder / "start" / "ledger.journal").read_text().splitlines()]
-        (started,) = (entry["user_attr"]["started"] for entry in journal if "started" in entry.get("user_attr", {}))
-        seen["trial began"] = datetime.fromisoformat(started).timestamp() - began
+        (trial,) = json.loads((folder / "start" / "results.json").read_text())["trials"]
+        seen["trial began"] = datetime.fromisoformat(trial["started"]).timestamp() - began
         seen["first metric"] = _first_report(folder / "start") - began
         seen["sweep's end"] = ended
         return seen

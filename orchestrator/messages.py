@@ -144,6 +144,13 @@ class Lost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Left:
+    """A trial's workers are gone, or what they say no longer counts; it may be tried again."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notice:
     """Something to say to the user once, that fails nothing: e.g. that W&B cannot be reached."""
 

@@ -52,6 +52,10 @@ class Progress:
     def tick(self) -> None:
         """Time went by."""
 
+    def restore(self) -> None:
+        """Give the terminal back."""
+        self.console.show_cursor()
+
     def line(self) -> str:
         """Where the sweep stands, in one line."""
         parts = [f"{self._ended()}/{self.total} trials"]

@@ -26,8 +26,6 @@ from orchestrator.spec import Spec
 LEAVE_TIMEOUT_S = 120.0
 # Runs of Ray Train that fail one after the other before the slot is given up.
 MAX_FAILED_RUNS = 3
-# A run that lasted so long had not failed to start.
-LONG_RUN_S = 600.0
 POLL_S = 2.0
 
 
@@ -148,16 +146,14 @@ class Slot(tune.Trainable):
         """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
         failed = 0
         while not self._closed.is_set():
-            began = time.monotonic()
             # Workers may fail for ever, each time with a trial; a group that cannot start may not.
             trainer = worker_group(self._spec, self._board, self._slot, self._place, max_failures=-1)
             try:
                 trainer.fit()
                 failed = 0
             except Exception as exc:  # noqa: BLE001 - whatever it is, the trial must hear of it and be retried
-                failed = failed + 1 if time.monotonic() - began < LONG_RUN_S else 1
                 cause = f"Ray Train gave up on the worker group: {first_line(exc)}"
-                self._call("group_gone", cause)
+                failed = 1 if self._call("group_gone", cause) else failed + 1
                 if failed >= MAX_FAILED_RUNS:
                     self._broken = cause
                     return
@@ -196,7 +192,7 @@ def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, max_failure
         run_config=train.RunConfig(
             name=f"group-{slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
             storage_path=SweepFolder(spec.storage, spec.name or "").ray_url,
-            failure_config=train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
+            failure_config=train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),
             callbacks=[_TellWhy(board, slot)],
         ),
     )

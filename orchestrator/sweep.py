@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
@@ -39,6 +40,7 @@ from orchestrator.messages import (
     Job,
     Joined,
     Landed,
+    Left,
     Notice,
     Outcome,
     Place,
@@ -51,7 +53,7 @@ from orchestrator.messages import (
 from orchestrator.naming import run_id
 from orchestrator.reference import fetched
 from orchestrator.results import ALIVE, STATES, Status
-from orchestrator.slot import Slot
+from orchestrator.slot import LEAVE_TIMEOUT_S, Slot
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
 from orchestrator.tracking import Tracking, close_dead
@@ -66,6 +68,8 @@ CONTROL_EVERY_S = 1.0
 EXPORT_TIMEOUT_S = 900.0
 # How long a worker group may take to be gone once its trial was lost.
 DYING_S = 15.0
+# How often a trial is handed out again whose slot's process died before the trial had begun there.
+MAX_UNBEGUN = 3
 
 
 class View(Protocol):
@@ -79,6 +83,9 @@ class View(Protocol):
 
     def tick(self) -> None:
         """Time went by."""
+
+    def restore(self) -> None:
+        """Give the terminal back: the process is about to end without another word."""
 
 
 class Sweep:
@@ -98,7 +105,8 @@ class Sweep:
         self._verdicts: dict[int, Verdict] = {}
         self._end_of: str | None = None
         self.ledger.remember("end", None)
-        self._leaving: set[int] = set()
+        self._leaving: dict[int, float] = {}  # until when their workers, told to end them, may take to do so
+        self._slot_deaths: Counter[int] = Counter()
         self._live: dict[str, int] = {}
         self._slots: set[str] = set()
         self._start_s = 0.0
@@ -138,7 +146,6 @@ class Sweep:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=self.folder.ray_url,
-                failure_config=tune.FailureConfig(max_failures=self.spec.failures.retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_Loop(self)],
                 verbose=0,
@@ -149,6 +156,8 @@ class Sweep:
         except (TuneError, RayError) as exc:
             raise SweepError(f"Ray gave up ({first_line(exc)}); the record is safe, and `resume` goes on") from exc
         self._hear_news()
+        for number in list(self._leaving):  # their slots are closed
+            self._left(number)
         self._end()
 
     @property
@@ -226,6 +235,7 @@ class Sweep:
             number=record.number,
             params=record.params,
             seed=record.seed,
+            attempt=self._slot_deaths[record.number],
             start_from=self.folder.checkpoint(donor, copied.epoch) if copied and donor is not None else None,
             curve=record.curve,
             changes=record.changes,
@@ -261,14 +271,13 @@ class Sweep:
         match event:
             case Ended():
                 ended = event
-            case Report() if self._verdicts.get(number) is Verdict.PAUSE:
-                ended = Ended(number=number, outcome=Outcome.PAUSED, report=event)
-                self._leaving.add(number)
-                ray.get(self._board.settle.remote(number, Verdict.PAUSE))
             case Report():
-                ended = Ended(number=number, outcome=Outcome.PRUNED, report=event)
+                paused = self._verdicts.get(number) is Verdict.PAUSE
+                ended = Ended(number=number, outcome=Outcome.PAUSED if paused else Outcome.PRUNED, report=event)
+                self._leaving[number] = time.monotonic() + LEAVE_TIMEOUT_S + DYING_S
+                ray.get(self._board.settle.remote(number, Verdict.PAUSE if paused else Verdict.PRUNE))
             case None:
-                ended = Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
+                ended = self._slot_died(number)
         if isinstance(event, Ended) and event.report is not None:
             self.scheduler.report(number, event.report.epoch, event.report.value)
         if ended.outcome is Outcome.PRUNED and self._hits(number, ended.report):
@@ -277,10 +286,8 @@ class Sweep:
         if record.state != "RUNNING":
             self.scheduler.end(number)
             self._drop()
-            if not ended.run_closed:
-                self._left_open.append((time.monotonic() + DYING_S, ended))
-            else:
-                self._run_over(ended)
+            if number not in self._leaving:
+                self._close_run(ended)
         if record.state == "FAIL" or ended.outcome in (Outcome.OUT_OF_MEMORY, Outcome.STOPPED):
             self._keep_only(record)
         if record.state == "FAIL":
@@ -289,6 +296,38 @@ class Sweep:
             self._settled.add(number)
         self._changed(record)
 
+    def _slot_died(self, number: int) -> Ended:
+        """What becomes of a trial whose slot's process died, or could not end the trial before it."""
+        ray.get(self._board.give_up.remote(number))
+        record, deaths = self.ledger.records[number], self._slot_deaths
+        deaths[number] += 1
+        last = record.attempts[-1] if record.attempts else None
+        began = last is not None and last.ended is None
+        if last is not None:
+            self._slots.discard(last.slot)
+        if deaths[number] <= (self.spec.failures.retries if began else MAX_UNBEGUN):
+            self._waiting.append(record)
+            return Ended(number=number, outcome=Outcome.INTERRUPTED)
+        return Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
+
+    def _left(self, number: int, closed_as: Outcome | None = None) -> None:
+        """A trial that was taken off its slot has no workers any more, or none that count.
+
+        Args:
+            number: the trial's.
+            closed_as: how its workers ended its run; None where they did not.
+        """
+        del self._leaving[number]
+        record = self.ledger.records[number]
+        if record.state == "RUNNING":  # paused: it may go on
+            return
+        outcome = Outcome(record.outcome)
+        if closed_as is outcome:
+            self._settled.add(number)
+        else:
+            self._keep_only(record)
+        self._close_run(Ended(number=number, outcome=outcome, error=record.error, run_closed=closed_as is outcome))
+
     def _hits(self, number: int, report: Report | None) -> bool:
         values = [self.ledger.records[number].value, report.value if report else None]
         return any(ends.hits(self.spec, value) for value in values)
@@ -296,9 +335,10 @@ class Sweep:
     def _drop(self) -> None:
         """End the paused trials that the scheduler has no more use for."""
         for number in self.scheduler.dropped():
-            record = self.ledger.end(ended := Ended(number=number, outcome=Outcome.PRUNED))
-            self._left_open.append((time.monotonic() + DYING_S, ended))
-            self._keep_only(record)
+            record = self.ledger.end(ended := Ended(number=number, outcome=Outcome.PRUNED, run_closed=False))
+            if number not in self._leaving:
+                self._close_run(ended)
+                self._keep_only(record)
             self._changed(record)
 
     def tick(self) -> None:
@@ -351,12 +391,15 @@ class Sweep:
                     self._changed(self.ledger.start(news))
                     if self._desk and news.wandb_run:
                         self._desk.follow(news.number, news.wandb_run)
-                case Ended(outcome=Outcome.PAUSED | Outcome.INTERRUPTED):
-                    self._leaving.discard(news.number)
-                case Ended():
+                case Ended() | Left() if news.number in self._leaving:
+                    self._left(news.number, news.outcome if isinstance(news, Ended) else None)
+                case Ended() if news.outcome not in (Outcome.PAUSED, Outcome.INTERRUPTED):
                     self._settled.add(news.number)
                 case Notice():
                     self._view.notice(news.text)
+        for number in [number for number, deadline in self._leaving.items() if deadline < time.monotonic()]:
+            ray.get(self._board.give_up.remote(number))
+            self._left(number)
         for record in ranking.evicted(self.spec.goal, self.ledger.records, self.spec.checkpoints.keep_trials):
             if record.number in self._settled - self._dropped:
                 self.folder.drop_checkpoints(record.number)
@@ -434,8 +477,9 @@ class Sweep:
         """End the trials that wait for a turn which does not come, and delete what was kept to be copied."""
         for record in self.ledger.records:
             if record.state == "RUNNING":
-                record = self.ledger.end(ended := Ended(number=record.number, outcome=Outcome.PRUNED))
-                self._left_open.append((0.0, ended))
+                ended = Ended(number=record.number, outcome=Outcome.PRUNED, run_closed=False)
+                record = self.ledger.end(ended)
+                self._close_run(ended)
             if self.spec.schedule.copies_at(self.spec.schedule.interval_epochs) or record.state == "PRUNED":
                 self._keep_only(record)
 
@@ -458,7 +502,7 @@ class Sweep:
                 self._stop(Status.CANCELLED, None)
             case _:
                 return
-        self._stale = True
+        self._stale, self._results_due = True, 0.0  # whoever asked waits to read it there
         if self._desk:
             self._desk.state(STATES[self.status])
 
@@ -500,6 +544,13 @@ class Sweep:
         finally:
             self._desk.close()
 
+    def _close_run(self, ended: Ended) -> None:
+        """A trial is over; what its workers left open of its run is closed when they are surely gone."""
+        if ended.run_closed:
+            self._run_over(ended)
+        else:
+            self._left_open.append((time.monotonic() + DYING_S, ended))
+
     def _close_runs(self, *, all_of_them: bool = False) -> None:
         """Close the runs that workers left open, once these are surely gone: what they still write would follow."""
         due = [ended for at, ended in self._left_open if all_of_them or at < time.monotonic()]
@@ -519,6 +570,7 @@ class Sweep:
 
         def stop(number: int, _frame: FrameType | None) -> None:
             if self._signal:
+                self._view.restore()
                 os._exit(128 + number)
             self._signal = number
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from orchestrator import failures
-from orchestrator.messages import Ended, Event, Job, Lost, Notice, Outcome, Report, Started, Verdict
+from orchestrator.messages import Ended, Event, Job, Left, Lost, Notice, Outcome, Report, Started, Verdict
 
 DIED = "the worker process died (killed, out of memory, or the node is gone)"
 
@@ -31,6 +31,7 @@ class _Line:
     serial: int = 0
     taken_by: str | None = None
     incarnation: str | None = None
+    joined: bool = False
     dead: set[str] = field(default_factory=set)
     cause: str | None = None
     stillborn: int = 0
@@ -48,7 +49,7 @@ class Switchboard:
         self._interrupted: Outcome | None = None
         self._stopped: set[int] = set()
         self._give_up_at = math.inf
-        self._news: list[Started | Ended | Notice] = []
+        self._news: list[Started | Ended | Left | Notice] = []
 
     # The sweep's side.
 
@@ -74,7 +75,17 @@ class Switchboard:
             if line.job is not None and line.job.number == number:
                 self._answer(line, Verdict.STOP)
 
-    async def news(self) -> list[Started | Ended | Notice]:
+    async def give_up(self, number: int) -> None:
+        """What the workers of a trial still say no longer counts: their slot died, or they took too long to end it."""
+        for line in self._lines.values():
+            if line.job is not None and line.job.number == number:
+                if line.taken_by is not None:
+                    line.dead.add(line.taken_by)
+                self._lose(line, Lost(error="its slot gave it up"))
+                self._answer(line, Verdict.INTERRUPT)
+                await self._changed(line)
+
+    async def news(self) -> list[Started | Ended | Left | Notice]:
         """What happened since the last call, for the record."""
         news, self._news = self._news, []
         return news
@@ -123,11 +134,17 @@ class Switchboard:
                 error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"
                 self._lose(line, Lost(error=error, outcome=Outcome.BROKEN))
 
-    async def group_gone(self, slot: str, cause: str) -> None:
-        """Ray Train has given up on a slot's worker group; whatever trial it held is lost."""
+    async def group_gone(self, slot: str, cause: str) -> bool:
+        """Ray Train has given up on a slot's worker group, and a trial that it held is lost.
+
+        Returns:
+            Whether any of its workers had joined; where none had, the trial waits for the next group.
+        """
         line = self._lines[slot]
-        if line.job is not None:
+        if line.job is not None and line.taken_by is not None:
             self._lose(line, Lost(error=cause))
+        joined, line.joined = line.joined, False
+        return joined
 
     async def close(self, slot: str) -> None:
         """No more trials for this slot: its workers return."""
@@ -142,7 +159,7 @@ class Switchboard:
         line = self._lines[slot]
         if line.incarnation is not None:
             line.dead.add(line.incarnation)
-        line.incarnation = incarnation
+        line.incarnation, line.joined = incarnation, True
         if line.job is not None and line.taken_by is not None:
             self._lose(line, Lost(error=line.cause or DIED))
         line.cause = None
@@ -222,8 +239,9 @@ class Switchboard:
         """What ends a trial at the end of its epoch as the interruption says."""
         return Verdict.PRUNE if self._interrupted is Outcome.PRUNED else Verdict.INTERRUPT
 
-    @staticmethod
-    def _lose(line: _Line, lost: Lost) -> None:
+    def _lose(self, line: _Line, lost: Lost) -> None:
+        if line.job is not None:
+            self._news.append(Left(number=line.job.number))
         line.job, line.taken_by = None, None
         line.events.put_nowait(lost)
 

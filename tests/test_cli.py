@@ -193,7 +193,7 @@ def test_resume_keeps_what_the_sweep_is(capsys: pytest.CaptureFixture[str], swee
 
 def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "validate", "space={lr: {options: [1, 2]}}")
-    assert (code, out) == (0, "valid: digits over 1 parameters, maximize val/accuracy\n")
+    assert (code, out) == (0, "valid: digits, maximize val/accuracy over lr\n")
 
 
 @pytest.mark.parametrize("kind", ["trainables", "spaces"])

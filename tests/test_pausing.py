@@ -55,8 +55,9 @@ def test_hyperband_pauses_and_goes_on(sweeps: Sweeps) -> None:
     printed = sweeps.run(
         "search", *PROBE, "name=bands", "schedule.scheduler=hyperband", "schedule.max_epochs=4", "budget.trials=6",
         "schedule.reduction_factor=2", "resources.concurrency=1", f"params.folder={sweeps.folder}", f"space={space}",
-        "tracking.mode=disabled", "budget.target=3.99",
+        "tracking.mode=disabled", "budget.target=3.99", "params.behaviour=kill_leaving_once",
     )  # fmt: skip
+    assert (sweeps.folder / "killed-leaving").exists()  # workers that die while a trial leaves them hold up nothing
     trials = sweeps.results("bands")["trials"]
     assert len(trials) == 6
     states = [trial["state"] for trial in trials]

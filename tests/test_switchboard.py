@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import switchboard
-from orchestrator.messages import Ended, Job, Lost, Notice, Outcome, Report, Started, Verdict
+from orchestrator.messages import Ended, Job, Left, Lost, Notice, Outcome, Report, Started, Verdict
 from orchestrator.switchboard import DIED, MAX_STILLBORN, Switchboard
 
 S = "slot"
@@ -161,7 +161,7 @@ class TestDeath:
             await board.ended(S, "a", ended())
             await board.lost(S, "a", Lost(error="late"))
             assert await nothing_happens(board)
-            assert await board.news() == []
+            assert await board.news() == [Left(number=0)]
             await board.ended(S, "b", ended())
             assert await board.next_event(S, 1) == ended()
 
@@ -193,11 +193,30 @@ class TestDeath:
 
         play(scenario)
 
-    def test_a_group_that_is_gone_loses_its_trial_even_if_not_taken(self) -> None:
+    def test_a_trial_waits_for_the_next_group_while_none_has_taken_it(self) -> None:
         async def scenario(board: Switchboard) -> None:
             await board.assign(S, job())
-            await board.group_gone(S, "gave up")
-            assert await board.next_event(S, 1) == Lost(error="gave up")
+            assert not await board.group_gone(S, "gave up")  # none of its workers had joined
+            assert await nothing_happens(board)
+            await board.join(S, "a")
+            assert await board.take(S, "a", 0) == (1, job())
+            assert await board.group_gone(S, "gave up again")
+            assert await board.next_event(S, 1) == Lost(error="gave up again")
+
+        play(scenario)
+
+    def test_what_a_trial_that_was_given_up_still_says_does_not_count(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            waiting = asyncio.create_task(board.report(S, "a", report()))
+            assert await board.next_event(S, 1) == report()
+            await board.give_up(0)
+            assert await waiting is Verdict.INTERRUPT
+            await board.ended(S, "a", ended())
+            assert await board.news() == [Left(number=0)]
+            assert isinstance(await board.next_event(S, 1), Lost)  # the slot need not wait for it any longer
+            assert await nothing_happens(board)
+            await board.give_up(7)  # nobody holds it
 
         play(scenario)
 

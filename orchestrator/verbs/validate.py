@@ -16,5 +16,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Say that it is valid; what is not raises."""
     spec = front.read_spec(arguments.words)
     what = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
-    print(f"valid: {what} over {len(spec.load_space())} parameters, {spec.goal} {spec.metric}")
+    print(f"valid: {what}, {spec.goal} {spec.metric} over {', '.join(spec.load_space())}")
     return 0

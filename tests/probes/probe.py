@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import lightning as L
+import psutil
 import torch
 import wandb
 from torch.utils.data import DataLoader, TensorDataset
@@ -41,6 +42,13 @@ class Probe(L.LightningModule):
         with (Path(self.hparams.folder) / f"epochs-{self.global_rank}.txt").open("a") as epochs:
             epochs.write(f"{self.hparams.x} {self.current_epoch + 1} {os.getpid()}\n")
 
+    def on_train_end(self) -> None:
+        once = Path(self.hparams.folder) / "killed-leaving"
+        taken_off = self.current_epoch < self.trainer.max_epochs
+        if self.hparams.behaviour == "kill_leaving_once" and taken_off and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
@@ -59,6 +67,12 @@ class Probe(L.LightningModule):
             case "kill_once" if not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "kill_slot_once" if not once.exists():
+                once.touch()
+                siblings = psutil.Process(os.getppid()).children()
+                for slot in [process for process in siblings if "ray::Slot" in process.name()]:
+                    slot.kill()
+                time.sleep(3600)  # this process goes as well, with the group that the slot has made
             case "hang_once" if not once.exists():
                 once.touch()
                 time.sleep(3600)
