@@ -308,7 +308,12 @@ class Sweep:
         if deaths[number] <= (self.spec.failures.retries if began else MAX_UNBEGUN):
             self._waiting.append(record)
             return Ended(number=number, outcome=Outcome.INTERRUPTED)
-        return Ended(number=number, outcome=Outcome.FAILED, error="the slot's process died", run_closed=False)
+        return Ended(
+            number=number,
+            outcome=Outcome.FAILED,
+            error="the slot's process died (sweep.log says more)",
+            run_closed=False,
+        )
 
     def _left(self, number: int, closed_as: Outcome | None = None) -> None:
         """A trial that was taken off its slot has no workers any more, or none that count.
