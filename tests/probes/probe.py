@@ -69,9 +69,9 @@ class Probe(L.LightningModule):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "kill_slot_once" if not once.exists():
                 once.touch()
-                siblings = psutil.Process(os.getppid()).children()
-                for slot in [process for process in siblings if "ray::Slot" in process.name()]:
-                    slot.kill()
+                actors = psutil.Process(os.getppid()).children()
+                (slot,) = (actor for actor in actors if actor.name().startswith("ray::ResourceT"))  # as Ray shows it
+                slot.kill()
                 time.sleep(3600)  # this process goes as well, with the group that the slot has made
             case "hang_once" if not once.exists():
                 once.touch()
