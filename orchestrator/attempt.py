@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +16,11 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from orchestrator import ranking, scaling
 from orchestrator.checkpoint import Writer
 from orchestrator.context import RECORD
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, StorageError, StorageFullError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Ended, Job, Outcome, Report, Started, Verdict
 from orchestrator.naming import near_miss
+from orchestrator.preemption import Preemption
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.watch import Watch
@@ -53,12 +54,13 @@ class Attempt:
         tracker: Tracker,
         watch: Watch,
         say: Callable[..., Any],
+        notify: Callable[[str], None],
         scratch: Path,
     ) -> None:
         self.job, self.spec, self.rank, self.world_size, self.scratch = job, spec, rank, world_size, scratch
         self.params = scaling.scaled({**spec.params, **job.params}, spec.training, world_size)
         self.tracker, self.watch = tracker, watch
-        self._folder, self._slot, self._say = folder, slot, say
+        self._folder, self._slot, self._say, self._notify = folder, slot, say, notify
         self._curve = dict(job.curve)
         self._pending: Report | None = None
         self._random: list[dict[str, Any]] = []
@@ -69,6 +71,9 @@ class Attempt:
         self._unsent: Report | None = None
         self.epochs_done = 0
         """Of the checkpoint to go on from."""
+        self._preemption = Preemption(self.broadcast)
+        self._full = False
+        self._unsaved: set[str] = set()
         self.logged: Iterable[str] = ()
         """Names of what was logged, for the message that says that the sweep's metric is not among them."""
         self._writer = Writer(folder, scratch)
@@ -91,8 +96,7 @@ class Attempt:
     @cached_property
     def start_from(self) -> Path | None:
         """The checkpoint to go on from, as a local file: the one the job names, else the trial's newest."""
-        checkpoints = self._folder.checkpoints(self.job.number)
-        path = self.job.start_from or next(reversed(checkpoints.values()), None)
+        path = self.job.start_from or self._folder.newest(self.job.number)
         return self._folder.local_copy(path, self.scratch) if path else None
 
     def turn_to_best(self) -> None:
@@ -125,13 +129,13 @@ class Attempt:
             That report; None where the checkpoint is not this trial's own.
         """
         record = checkpoint.get(RECORD)
-        if record is None:
+        if record is None or record["report"] is None:  # the latter in a trial's first epoch
             return None
         self.epochs_done, self._random = record["report"]["epoch"], record["random"]
         if record["number"] != self.job.number:
             return None
         self._curve = dict(record["curve"])
-        report = Report(**record["report"])
+        self._pending = report = Report(**record["report"])
         self._hand_in(report, final=record["final"])
         return report
 
@@ -152,7 +156,11 @@ class Attempt:
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Be handed a checkpoint over, on rank 0, by what `report` calls to save it."""
-        self._written, self._handed_over = self._writer.write(state, self._path), True
+        self._handed_over = True
+        try:
+            self._written = self._writer.write(state, self._path)
+        except StorageError as exc:
+            self._go_on_without(self._path, exc)
 
     def settle(self, *, wait: bool = False) -> None:
         """Obey the verdict on the last epoch, where its checkpoint took so long that training went on without.
@@ -171,6 +179,20 @@ class Attempt:
         if verdict is not None:
             report, self._waiting, self._answer = self._waiting, None, None
             self._obey(verdict, report)
+
+    def stepped(self, save: Callable[[Path], None]) -> None:
+        """A training step is over: save and leave, where a node of the trial's is about to be taken away.
+
+        Args:
+            save: as for `report`; what it saves goes on after this step.
+        """
+        if self.stopped or not self._preemption.is_announced():
+            return
+        self.settle(wait=True)
+        if not self.stopped:
+            self._save(self._folder.partial(self.job.number, max(self._curve, default=0)), save)
+            self._error = "a node of its was about to be taken away"
+            self._stop(Outcome.MOVED)
 
     def report(
         self, metrics: Mapping[str, float], *, epoch: int, save: Callable[[Path], None], final: bool = False
@@ -210,16 +232,38 @@ class Attempt:
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
         )
         self._pending, self._final, self._random = report, final, self._gather(_random_state())
-        self._save(epoch, save)
+        self._save(self._folder.checkpoint(self.job.number, epoch), save)
         self._hand_in(report, final=final)
 
-    def _save(self, epoch: int, save: Callable[[Path], None]) -> None:
-        self._path, self._handed_over = self._folder.checkpoint(self.job.number, epoch), False
-        self._written = None
+    def _save(self, path: str, save: Callable[[Path], None]) -> None:
+        """Save to a path of the sweep's folder, on all ranks; nothing more after a storage that was full."""
+        if self.broadcast(self._full):
+            self._unsaved.add(path)
+            return
+        self._path, self._handed_over, self._written = path, False, None
         save(self.handover)
         if self.rank == 0 and not self._handed_over:  # by a strategy that writes by itself
-            self._folder.upload(self.handover, self._path)
+            try:
+                self._folder.upload(self.handover, path)
+            except StorageError as exc:
+                self._go_on_without(path, exc)
             self.handover.unlink()
+
+    def _go_on_without(self, path: str, exc: StorageError) -> None:
+        """A checkpoint that cannot be written fails no trial; on rank 0, which writes them."""
+        self._unsaved.add(path)
+        self._full = self._full or isinstance(exc, StorageFullError)
+        more = "; no more are written" if self._full else ""
+        self._notify(f"trial {self.job.number} goes on without a checkpoint{more}: {exc}")
+
+    def _as_saved(self, report: Report) -> Report:
+        """A report that names no checkpoint that could not be written."""
+        saved, best = report.checkpoint, report.best_checkpoint
+        return replace(
+            report,
+            checkpoint=None if saved in self._unsaved else saved,
+            best_checkpoint=None if best in self._unsaved else best,
+        )
 
     def _hand_in(self, report: Report, *, final: bool) -> None:
         """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end."""
@@ -233,7 +277,7 @@ class Attempt:
             if self.rank == 0 and self._written is not None:
                 self._answer = self._writer.then(partial(self._report_written, self._written, report))
             elif self.rank == 0:
-                verdict = self._say("report", report)
+                verdict = self._say("report", self._as_saved(report))
             verdict = self.broadcast(verdict)
         if verdict is None:
             self._waiting = report
@@ -242,14 +286,21 @@ class Attempt:
 
     def _report_written(self, written: Future[None], report: Report) -> Verdict:
         """In the writer's thread: what a report names is there before it is handed in."""
-        written.result()
-        verdict: Verdict = self._say("report", report)
+        self._wait_for(written)
+        verdict: Verdict = self._say("report", self._as_saved(report))
         return verdict
+
+    def _wait_for(self, written: Future[None]) -> None:
+        try:
+            written.result()
+        except StorageError as exc:
+            if self._path not in self._unsaved:  # it is asked for twice
+                self._go_on_without(self._path, exc)
 
     def _obey(self, verdict: Verdict, report: Report) -> None:
         if verdict is not Verdict.CONTINUE:
             self._stop(ENDS_AS[verdict])
-        elif self.rank == 0 and self.spec.checkpoints.keep != "all":
+        elif self.rank == 0 and self.spec.checkpoints.keep != "all" and report.checkpoint not in self._unsaved:
             self._folder.drop_checkpoints(self.job.number, kept={report.epoch, report.best_epoch, *self._shared})
 
     @property
@@ -287,7 +338,7 @@ class Attempt:
         with self.watch.paused():
             self._writer.close()
         if self._written is not None:
-            self._written.result()
+            self._wait_for(self._written)
         # Not agreed on with the other ranks: of one that was interrupted in mid-step, these may not be listening.
         if self._answer is not None and (verdict := self._answer.result()) is not Verdict.CONTINUE:
             self._stop(ENDS_AS[verdict])
@@ -295,13 +346,14 @@ class Attempt:
             raise self._nothing_reported()
         kept = self._tidy() if self.rank == 0 else {}
         self.tracker.close(self._outcome, self._error, checkpoints=kept, curve=self._curve)
-        return Ended(number=self.job.number, outcome=self._outcome, report=self._unsent, error=self._error)
+        report = self._as_saved(self._unsent) if self._unsent else None
+        return Ended(number=self.job.number, outcome=self._outcome, report=report, error=self._error)
 
     def _tidy(self) -> dict[str, list[str]]:
         """Delete the checkpoints that are not kept; those that are, best first, with their artifact aliases."""
         epochs = self._folder.checkpoints(self.job.number)
         best = ranking.best_epoch(self.spec.goal, self._curve)
-        if self._outcome in (Outcome.PAUSED, Outcome.INTERRUPTED):
+        if self._outcome in (Outcome.PAUSED, Outcome.INTERRUPTED, Outcome.MOVED):
             return {}  # it will go on from the newest
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(epochs), best)
         self._folder.drop_checkpoints(self.job.number, kept=kept | self._shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
@@ -22,13 +22,16 @@ class Concurrency:
     reason: str
 
 
-def concurrency(resources: Resources, have: Mapping[str, float], budget_trials: int) -> Concurrency:
-    """Trials at once on a cluster that can have `have`, in Ray's resource names.
+def concurrency(resources: Resources, nodes: Sequence[Mapping[str, float]], budget_trials: int) -> Concurrency:
+    """Trials at once on a cluster that can have these nodes, what each offers in Ray's resource names.
+
+    A worker lies on one node: one of two GPUs does not fit on two nodes with one each.
 
     Raises:
         SpecError: not one fits, or fewer than were asked for.
     """
     need = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * resources.gpus_per_worker}
+    have = {name: sum(node.get(name, 0.0) for node in nodes) for name in {name for node in nodes for name in node}}
     slot_cpu = 0 if HEAD in have else SLOT_SHARE
     fits = {"CPU": _whole(have.get("CPU", 0.0) / (need["CPU"] + slot_cpu))}
     if need["GPU"]:
@@ -37,6 +40,11 @@ def concurrency(resources: Resources, have: Mapping[str, float], budget_trials: 
     needs = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in need.items() if amount)
     possible = f"{have.get(scarce, 0):g} {scarce}{'s' if have.get(scarce, 0) != 1 else ''}"
     what = f"a trial needs {needs} (resources.workers={resources.workers}), and there can be {possible}"
+    workers = sum(_fit(resources, node, slot_cpu) for node in nodes)
+    if workers // resources.workers < fits[scarce]:
+        scarce = "nodes"
+        fits[scarce] = workers // resources.workers
+        what += f", on nodes that hold {workers} such worker{'s' if workers != 1 else ''}"
     if not fits[scarce]:
         raise SpecError(f"resources: {what}; ask for less, or start the sweep where there is more")
     if isinstance(resources.concurrency, int):
@@ -49,6 +57,12 @@ def concurrency(resources: Resources, have: Mapping[str, float], budget_trials: 
     if budget_trials < fits[scarce]:
         return Concurrency(trials=budget_trials, reason=f"no more are to be run; {what}")
     return Concurrency(trials=fits[scarce], reason=what)
+
+
+def _fit(resources: Resources, node: Mapping[str, float], slot_cpu: float) -> int:
+    """Workers that fit on one node; slots that take CPUs take them, at most, where the workers are."""
+    fits = _whole(node.get("CPU", 0.0) / (resources.cpus_per_worker + slot_cpu / resources.workers))
+    return min(fits, _workers(resources.gpus_per_worker, node.get("GPU", 0.0))) if resources.gpus_per_worker else fits
 
 
 def _workers(gpus_each: float, gpus: float) -> int:

@@ -43,22 +43,26 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", mode)
 
 
-def capacity() -> dict[str, float]:
-    """What the cluster can have, autoscaling included, in Ray's resource names; starts nothing on this machine.
+def nodes() -> list[Mapping[str, float]]:
+    """What each node offers that the cluster can have, autoscaling included; starts nothing on this machine.
 
     Raises:
         SweepError: `RAY_ADDRESS` names a cluster that cannot be reached.
     """
     prepare_environment()
     if not is_given():
-        return _machine()
+        return [_machine()]
     with connected():
         import ray
         from ray._private.state import state
 
-        now = ray.cluster_resources()
-        most: Mapping[str, float] = state.get_max_resources_from_cluster_config() or {}
-        return {name: max(now.get(name, 0.0), most.get(name, 0.0)) for name in {*now, *most}}
+        now: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        config = state.get_cluster_config()
+        # `max_count` counts those that are up already; 0 for a list of hosts, whose resources nobody knows beforehand.
+        groups = config.node_group_configs if config else ()
+        most: list[Mapping[str, float]] = [dict(group.resources) for group in groups for _ in range(group.max_count)]
+        most += [node for node in now if HEAD in node]  # of the head there are none to come
+        return max(now, most, key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes))
 
 
 @contextmanager
@@ -101,7 +105,7 @@ def _start() -> None:
     for last in (False, True):
         # Ray Train's helpers look for *a* Ray on this machine and take the newest; this one must be theirs, or they
         # ask it about trials of another sweep, are told of none, and free what those have reserved.
-        port = _free_port()
+        port = free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         try:
             ray.init(
@@ -122,7 +126,8 @@ def _start() -> None:
             return
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -6,6 +6,7 @@
     │   └── SpaceError                a search space
     ├── SweepError                    a sweep that could not be started, resumed or finished
     ├── StorageError                  the sweep's folder cannot be read or written
+    │   └── StorageFullError          there is no room left
     └── TrackingError                 W&B cannot be reached, refuses, or has not what was asked for
 
 Errors carry data, not only text, and survive pickling, because they cross processes.
@@ -49,6 +50,10 @@ class SweepError(OrchestratorError):
 
 class StorageError(OrchestratorError):
     """The sweep's folder cannot be read or written."""
+
+
+class StorageFullError(StorageError):
+    """There is no room left in the sweep's folder."""
 
 
 class TrackingError(OrchestratorError):

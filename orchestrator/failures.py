@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 from orchestrator.messages import Outcome
 
@@ -12,6 +13,10 @@ OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|MemoryError|DefaultCPUAllocator: (can't allocate|not enough) memory"
     r"|running low on memory"
 )
+# How often a trial moves to other nodes without its having failed; more, and it may be what takes its nodes down.
+MAX_MOVES = 10
+# Attempts of different trials that a node must have failed, and none that went well since, before it is avoided.
+BAD_AFTER = 2
 
 
 def kind(error: str) -> Outcome:
@@ -32,3 +37,20 @@ def ends_sweep(outcome: Outcome) -> bool:
 def too_many(*, failed: int, max_failed: int | None) -> bool:
     """Whether so many failed trials end the sweep."""
     return max_failed is not None and failed >= max_failed
+
+
+def is_moved(*, outcome: Outcome, moves: int) -> bool:
+    """Whether a trial that lost its workers is only moved elsewhere, which does not count as an attempt of it."""
+    return outcome is Outcome.MOVED and moves < MAX_MOVES
+
+
+def avoided(failed: Mapping[str, Iterable[int]], nodes: Iterable[str]) -> list[str]:
+    """The nodes that get no more trials, by id: those that keep failing them, while most of the others do not.
+
+    Args:
+        failed: of each node the trials that failed there since one last went well.
+        nodes: all that are alive and can train.
+    """
+    alive = set(nodes)
+    bad = sorted(node for node, trials in failed.items() if node in alive and len(set(trials)) >= BAD_AFTER)
+    return bad if 2 * len(bad) < len(alive) else []  # where most are bad, it is not the nodes

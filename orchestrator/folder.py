@@ -5,7 +5,9 @@
     ledger.journal        the Optuna study, the record of everything
     results.json, .csv    made from the ledger at every change of state
     sweep.log             what the libraries had to say
-    trials/<number>/      checkpoints, `epoch-0003.ckpt`; `model.onnx` where it was exported
+    lease.json            who runs the sweep, and since when nothing was heard; there while it runs
+    trials/<number>/      checkpoints, `epoch-0003.ckpt`; `partial-0003.ckpt` of one that had to move in its next epoch;
+                          `model.onnx` where it was exported
     wandb/                the W&B runs of every trial, as the SDK lays them out
     start_from.ckpt       the checkpoint that every trial starts from, if one was named
     known.json            what was known before it began, if it was told where to look
@@ -15,21 +17,50 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pyarrow import fs
 
-from orchestrator.errors import InputError, StorageError
+from orchestrator.errors import InputError, StorageError, StorageFullError
 from orchestrator.naming import near_miss
 
+T = TypeVar("T")
 CHECKPOINT = re.compile(r"epoch-(\d+)\.ckpt")
-HALF_WRITTEN = re.compile(r"\.epoch-\d+\.ckpt\.\d+")
+PARTIAL = re.compile(r"partial-(\d+)\.ckpt")
+HALF_WRITTEN = re.compile(r"\.(?:epoch|partial)-\d+\.ckpt\.\d+")
+# How often the process that runs a sweep says so in the storage, and after how long a silence it counts as gone.
+LEASE_EVERY_S, LEASE_LOST_S = 10.0, 45.0
+# Pauses before a storage that fails is asked again; after the last it is an error.
+RETRY_AFTER_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+FULL = {errno.ENOSPC, errno.EDQUOT}
+# What does not pass by waiting.
+LASTING = FULL | {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Who runs a sweep, for machines that do not share its lock."""
+
+    owner: str
+    host: str
+    process: int
+    said_at: float
+    """When it was last renewed: seconds since the epoch, by the clock of `host`."""
 
 
 class SweepFolder:
@@ -76,12 +107,66 @@ class SweepFolder:
             raise StorageError(f"{self.show('')} cannot be made: {exc}") from exc
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the one process that runs this sweep; the lock goes with the process, however that ends.
+    def locked(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Be the one process that runs this sweep, on this machine by a lock, which goes with the process however that
+        ends; for others by a lease in the storage, which runs out.
+
+        Args:
+            say: told when another machine's lease has to be watched first, for up to `LEASE_LOST_S`.
 
         Raises:
-            InputError: another process on this machine has it.
+            InputError: another process has it.
         """
+        with self._flocked():
+            self._watch_out(say)
+            over, owner = threading.Event(), uuid.uuid4().hex
+            self._renew_lease(owner)
+            keeper = threading.Thread(target=self._keep_lease, args=(owner, over), name="lease", daemon=True)
+            keeper.start()
+            try:
+                yield
+            finally:
+                over.set()
+                keeper.join()
+                with suppress(OSError):  # then it runs out
+                    self.delete("lease.json")
+
+    def _watch_out(self, say: Callable[[str], None]) -> None:
+        """See whether another machine renews the lease; clocks may differ, so only its changing counts."""
+        first = self._lease()
+        if first is None or first.host == socket.gethostname():
+            return
+        say(f"{first.host} ran this sweep: watching for {LEASE_LOST_S:g} s at most whether it still does")
+        deadline = time.monotonic() + LEASE_LOST_S
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            if (now := self._lease()) is None:
+                return
+            if now != first:
+                raise InputError(f"{self.show('')} is run by process {now.process} on {now.host}; stop it there first")
+
+    def _lease(self) -> Lease | None:
+        try:
+            return Lease(**json.loads(self.read_text("lease.json"))) if self.has("lease.json") else None
+        except (StorageError, ValueError, TypeError):  # gone in between, or of another edition
+            return None
+
+    def _renew_lease(self, owner: str) -> None:
+        lease = Lease(owner=owner, host=socket.gethostname(), process=os.getpid(), said_at=time.time())
+        self.write_text("lease.json", json.dumps(asdict(lease)))
+
+    def _keep_lease(self, owner: str, over: threading.Event) -> None:
+        while not over.wait(LEASE_EVERY_S):
+            lease = self._lease()
+            if lease is not None and lease.owner != owner:
+                # Two processes that write one ledger would spoil it. This one was away for long: suspended, say.
+                print(f"error: {lease.host} took over {self.show('')}; this process ends", file=sys.stderr, flush=True)
+                os._exit(1)
+            with suppress(StorageError):  # said by the sweep, which writes more than this
+                self._renew_lease(owner)
+
+    @contextmanager
+    def _flocked(self) -> Iterator[None]:
         self.work.mkdir(parents=True, exist_ok=True)
         with self.lock.open("w") as lock:
             try:
@@ -90,8 +175,15 @@ class SweepFolder:
                 raise InputError(f"{self.show('')} is run by another process on this machine") from exc
             yield
 
-    def is_locked(self) -> bool:
-        """Whether a process on this machine runs the sweep now."""
+    def is_run(self) -> bool:
+        """Whether a process runs the sweep now: on this machine by its lock, elsewhere by what was last heard of it."""
+        if self._is_locked():
+            return True
+        lease = self._lease()
+        elsewhere = lease is not None and lease.host != socket.gethostname()
+        return elsewhere and lease is not None and time.time() - lease.said_at < LEASE_LOST_S
+
+    def _is_locked(self) -> bool:
         try:
             with self.lock.open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -123,8 +215,12 @@ class SweepFolder:
 
     def write_text(self, path: str, text: str) -> None:
         """Write a small file whole: beside, then renamed, so that a reader never sees half of it."""
-        with self._whole(path) as target, self._fs.open_output_stream(target) as stream:
-            stream.write(text.encode("utf-8"))
+
+        def write() -> None:
+            with self._whole(path) as target, self._fs.open_output_stream(target) as stream:
+                stream.write(text.encode("utf-8"))
+
+        _patiently(write)
 
     def push(self, *names: str) -> None:
         """Copy files of `work` up, where the storage is not local."""
@@ -150,8 +246,13 @@ class SweepFolder:
 
     def upload(self, local: Path, path: str) -> None:
         """Copy a local file into the folder, whole."""
-        with self._whole(path) as target:
-            fs.copy_files(str(local), target, source_filesystem=fs.LocalFileSystem(), destination_filesystem=self._fs)
+
+        def copy() -> None:
+            with self._whole(path) as target:
+                here = fs.LocalFileSystem()
+                fs.copy_files(str(local), target, source_filesystem=here, destination_filesystem=self._fs)
+
+        _patiently(copy)
 
     @contextmanager
     def writing(self, path: str, scratch: Path) -> Iterator[Path]:
@@ -209,6 +310,11 @@ class SweepFolder:
             if self.has(path):
                 raise StorageError(f"{self.show(path)} cannot be deleted: {exc}") from exc
 
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder and what is in it, if it is there."""
+        if self.has(path):
+            self._fs.delete_dir(self._at(path))
+
     def checkpoint(self, number: int, epoch: int) -> str:
         """The path, relative to the folder, of a trial's checkpoint at the end of an epoch."""
         return f"trials/{number}/epoch-{epoch:04d}.ckpt"
@@ -217,13 +323,23 @@ class SweepFolder:
         """The path, relative to the folder, of a trial's model as ONNX."""
         return f"trials/{number}/model.onnx"
 
+    def partial(self, number: int, epoch: int) -> str:
+        """The path of a trial's checkpoint in mid-epoch, after `epoch` whole ones."""
+        return f"trials/{number}/partial-{epoch:04d}.ckpt"
+
     def checkpoints(self, number: int) -> dict[int, str]:
         """A trial's checkpoints by epoch, oldest first."""
+        return self._by_epoch(number, CHECKPOINT)
+
+    def newest(self, number: int) -> str | None:
+        """The checkpoint that is furthest on, one in mid-epoch where there is such; None where there is none."""
+        found = [*self.checkpoints(number).items(), *self._by_epoch(number, PARTIAL).items()]
+        return max(found, key=lambda item: (item[0], PARTIAL.search(item[1]) is not None))[1] if found else None
+
+    def _by_epoch(self, number: int, pattern: re.Pattern[str]) -> dict[int, str]:
         selector = fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)
-        found = {}
-        for info in self._fs.get_file_info(selector):
-            if match := CHECKPOINT.fullmatch(info.base_name):
-                found[int(match[1])] = f"trials/{number}/{info.base_name}"
+        names = [info.base_name for info in self._fs.get_file_info(selector)]
+        found = {int(match[1]): f"trials/{number}/{match[0]}" for name in names if (match := pattern.fullmatch(name))}
         return dict(sorted(found.items()))
 
     weights = "start_from.ckpt"
@@ -262,7 +378,7 @@ class SweepFolder:
             if epoch not in kept:
                 self.delete(path)
         for info in self._fs.get_file_info(fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)):
-            if HALF_WRITTEN.fullmatch(info.base_name):
+            if HALF_WRITTEN.fullmatch(info.base_name) or PARTIAL.fullmatch(info.base_name):
                 self.delete(f"trials/{number}/{info.base_name}")
 
     def local_copy(self, path: str, into: Path) -> Path:
@@ -273,7 +389,7 @@ class SweepFolder:
         return into / Path(path).name
 
     def _at(self, path: str) -> str:
-        return f"{self._root}/{path}"
+        return f"{self._root}/{path}" if path else self._root
 
     @contextmanager
     def _whole(self, path: str) -> Iterator[str]:
@@ -288,11 +404,29 @@ class SweepFolder:
             if self.is_local:
                 self._fs.move(beside, target)
         except OSError as exc:
-            raise StorageError(f"{self.show(path)} cannot be written: {exc}") from exc
+            error = StorageFullError if exc.errno in FULL else StorageError
+            raise error(f"{self.show(path)} cannot be written: {exc}") from exc
         finally:
             if self.is_local:
                 with suppress(OSError):  # moved away, or never made
                     Path(beside).unlink()
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Do what may fail because the storage is briefly away, again and again for half a minute.
+
+    Raises:
+        StorageError: it failed for good.
+    """
+    for pause_s in RETRY_AFTER_S:
+        try:
+            return action()
+        except StorageError as exc:
+            cause = exc.__cause__
+            if isinstance(cause, OSError) and cause.errno in LASTING:
+                raise
+            time.sleep(pause_s)
+    return action()
 
 
 def sweeps_in(storage: str) -> list[str]:

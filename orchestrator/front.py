@@ -27,6 +27,12 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
                         help="a sweep's file or a name from sweeps/ (default: 'default'), then overrides")  # fmt: skip
 
 
+def take_cluster(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The file in `cluster=FILE`, if there is one among the words, and the others."""
+    files = [word.partition("=")[2] for word in words if word.startswith("cluster=")]
+    return (files[-1] if files else None), [word for word in words if not word.startswith("cluster=")]
+
+
 def read_spec(words: Sequence[str]) -> Spec:
     """The checked spec of a sweep's file or name and its overrides.
 
@@ -69,7 +75,7 @@ def look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, Status]:
     from orchestrator.ledger import Ledger
     from orchestrator.results import ALIVE, Status
 
-    runs = folder.is_locked()  # before its last word is read, which it may just be writing
+    runs = folder.is_run()  # before its last word is read, which it may just be writing
     said = Status(json.loads(folder.read_text("results.json"))["status"]) if folder.has("results.json") else None
     status = Status.DEAD if said in (None, *ALIVE) and not runs else said or Status.RUNNING
     return Ledger(folder, spec, read_only=True), status
@@ -107,7 +113,7 @@ def ask(arguments: argparse.Namespace, command: Command) -> int:
     """Ask a sweep that runs, in this terminal's name, and wait until it has heard.
 
     Raises:
-        InputError: it does not run on this machine.
+        InputError: it does not run.
         SweepError: it did not answer.
     """
     from orchestrator import control
@@ -117,8 +123,8 @@ def ask(arguments: argparse.Namespace, command: Command) -> int:
 
     folder, spec = find_sweep(arguments)
     _, status = look(folder, spec)
-    if not folder.is_locked():
-        raise InputError(f"{spec.name} is {status}: no process on this machine runs it; `resume` goes on with it")
+    if not folder.is_run():
+        raise InputError(f"{spec.name} is {status}: no process runs it; `resume` goes on with it")
     obeyed = {
         Command.PAUSE: (Status.PAUSED,),
         Command.RESUME: (Status.RUNNING,),
@@ -128,7 +134,7 @@ def ask(arguments: argparse.Namespace, command: Command) -> int:
     control.ask(folder, command)
     deadline = time.monotonic() + OBEY_TIMEOUT_S
     while (said := look(folder, spec)[1]) not in obeyed:
-        if time.monotonic() > deadline or not folder.is_locked():
+        if time.monotonic() > deadline or not folder.is_run():
             raise SweepError(f"{spec.name} is {said}, and did not {command} within {OBEY_TIMEOUT_S:g} s")
         time.sleep(0.2)
     print(f"{spec.name} is {said}")

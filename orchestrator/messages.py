@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -26,6 +26,7 @@ class Outcome(StrEnum):
     DIVERGED = "diverged"  # its metric was not a finite number
     PAUSED = "paused"  # the scheduler took it off its slot; it will go on
     INTERRUPTED = "interrupted"  # the sweep was stopped; it goes on when the sweep is resumed
+    MOVED = "moved"  # its node is taken away or gone, or its group is resized: it goes on elsewhere, nothing failed
     FAILED = "failed"
     OUT_OF_MEMORY = "out_of_memory"  # its hyperparameters ask for more than there is: they are infeasible
     REJECTED = "rejected"  # the spec does not fit the trainable: every trial would fail the same way
@@ -76,6 +77,8 @@ class Job:
     seed: int
     attempt: int = 0
     """How often it was tried before, in this run of the sweep."""
+    moves: int = 0
+    """How often it was moved to other nodes without having failed, in this run of the sweep."""
     start_from: str | None = None
     """A checkpoint, relative to the sweep's folder, other than the trial's own newest."""
     task: Task = Task.TRAIN
@@ -132,6 +135,15 @@ class Ended:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node:
+    """Where a worker lives."""
+
+    id: str
+    """Ray's."""
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lost:
     """A slot's worker group is gone, with the trial it held, if it held one."""
 
@@ -141,6 +153,12 @@ class Lost:
     """What the trial ends as if it is not tried again; REJECTED and BROKEN say that trying is useless."""
     run_closed: bool = False
     """Whether the trial's W&B run was closed before the end."""
+    rank: int | None = None
+    """Whose doing it was; None where nobody knows."""
+    collateral: bool = False
+    """Whether it only shows that a rank cannot be reached: perhaps its node is gone, and Ray has yet to find out."""
+    nodes: Sequence[Node] = ()
+    """Where the group's ranks lived."""
 
 
 @dataclass(frozen=True, kw_only=True)

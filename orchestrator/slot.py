@@ -15,18 +15,27 @@ from typing import Any
 
 import ray
 from ray import train, tune
+from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.train.v2._internal.execution.callback import ControllerCallback  # what RunConfig.callbacks takes as well
+from ray.util.placement_group import NODE_ID_LABEL_KEY, placement_group_table
 
 from orchestrator import failures
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Ended, Event, Job, Lost, Outcome, Place, Report, Verdict, first_line
+from orchestrator.messages import Ended, Event, Job, Lost, Notice, Outcome, Place, Report, Verdict, first_line
 from orchestrator.process_group import ProcessGroup
 from orchestrator.spec import Spec
 
 # How long workers may take to end a trial they were told to end: its run is closed and its checkpoints uploaded then.
 LEAVE_TIMEOUT_S = 120.0
+# How long a worker group without a trial may take to go; one that waits for nodes would not.
+CLOSE_TIMEOUT_S = 30.0
 # Runs of Ray Train that fail one after the other before the slot is given up.
 MAX_FAILED_RUNS = 3
 POLL_S = 2.0
+# How long Ray may take to find a node dead: about a minute with its own health checks, less with cluster.yaml's.
+NODE_DEATH_S = 90.0
+# After which a trial that no workers have taken is said to wait for nodes; a start on a busy machine takes less.
+WAITING_S = 60.0
 
 
 class Slot(tune.Trainable):
@@ -45,6 +54,7 @@ class Slot(tune.Trainable):
         self._broken: str | None = None
         self._live = False  # a trial was handed out and has not ended
         self._abandon = False
+        self._assigned_at, self._said_that_it_waits = 0.0, False
         self._take(config)
         self._group = threading.Thread(target=self._keep_group, name="worker-group", daemon=True)
         self._group.start()
@@ -73,13 +83,17 @@ class Slot(tune.Trainable):
                     # So ended by the workers themselves, a trial was cut short in mid-step.
                     self._abandon = event.outcome in (Outcome.INTERRUPTED, Outcome.PRUNED)
                     return self._result(event, done=True)
+                case Lost() if failures.is_moved(outcome=self._cause(event), moves=self._job.moves):
+                    self._job = replace(self._job, moves=self._job.moves + 1, start_from=None)
+                    self._assign()
                 case Lost():
                     self._live = False
                     retries, attempt = self._spec.failures.retries, self._job.attempt
-                    if not failures.is_retried(outcome=event.outcome, attempt=attempt, retries=retries):
+                    outcome = Outcome.FAILED if event.outcome is Outcome.MOVED else event.outcome  # too often
+                    if not failures.is_retried(outcome=outcome, attempt=attempt, retries=retries):
                         ended = Ended(
                             number=self._job.number,
-                            outcome=event.outcome,
+                            outcome=outcome,
                             error=event.error,
                             run_closed=event.run_closed,
                         )
@@ -105,14 +119,14 @@ class Slot(tune.Trainable):
         self._closed.set()
         self._call("close")
         # A group that was interrupted in mid-step may have ranks that wait for each other; it dies with this actor.
-        self._group.join(1.0 if self._abandon else LEAVE_TIMEOUT_S)
+        self._group.join(1.0 if self._abandon else CLOSE_TIMEOUT_S)
 
     def _take(self, config: dict[str, Any]) -> None:
         self._job = config["job"]
-        self._report = None
+        self._report, self._said_that_it_waits = None, False
 
     def _assign(self) -> None:
-        self._live = True
+        self._live, self._assigned_at = True, time.monotonic()
         self._call("assign", self._job)
 
     def _leave(self) -> bool:
@@ -131,6 +145,39 @@ class Slot(tune.Trainable):
                 return event
             if self._broken:
                 return Lost(error=self._broken, outcome=Outcome.BROKEN)
+            self._say_that_it_waits()
+
+    def _cause(self, lost: Lost) -> Outcome:
+        """What a loss is, once Ray has found out, where it takes time, whether a node is gone.
+
+        It costs none: a group that can be replaced on the same nodes has not joined before.
+        """
+        nodes, deadline = {node.id for node in lost.nodes}, time.monotonic() + NODE_DEATH_S
+        while lost.collateral and time.monotonic() < deadline:
+            if not nodes <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                return Outcome.MOVED
+            if self._call("has_workers"):
+                break
+            time.sleep(1)
+        return lost.outcome
+
+    def _say_that_it_waits(self) -> None:
+        """Tell the user, once, of a trial that no workers take for long: the cluster may have to grow for them."""
+        if self._said_that_it_waits or time.monotonic() - self._assigned_at < WAITING_S:
+            return
+        pending = {"PENDING", "RESCHEDULING"} & {group["state"] for group in placement_group_table().values()}
+        if pending and self._call("is_waiting"):
+            self._said_that_it_waits = True
+            free, needs = ray.available_resources(), self._spec.resources
+            there = ", ".join(
+                f"{free.get(name, 0):g} {name}s" for name in ("CPU", "GPU") if ray.cluster_resources().get(name)
+            )
+            text = (
+                f"trial {self._job.number} waits for nodes: it needs {needs.workers} x {needs.cpus_per_worker:g} CPUs"
+                + (f" and {needs.gpus_per_worker:g} GPUs" if needs.gpus_per_worker else "")
+                + f"; free now: {there or 'nothing'}"
+            )
+            ray.get(self._board.notice.remote(Notice(text=text)))
 
     def _result(self, event: Report | Ended, done: bool = False) -> dict[str, Any]:
         report = event if isinstance(event, Report) else event.report
@@ -193,7 +240,7 @@ def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, max_failure
             name=f"group-{slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
             storage_path=SweepFolder(spec.storage, spec.name or "").ray_url,
             failure_config=train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),
-            callbacks=[_TellWhy(board, slot)],
+            callbacks=[_TellWhy(board, slot), _Avoid(board)],
         ),
     )
 
@@ -205,8 +252,34 @@ class _TellWhy(train.UserCallback):
         self._board, self._slot = board, slot
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        rank, exc = min(worker_exceptions.items())
-        self._board.group_failed.remote(self._slot, f"rank {rank}: {_why(exc)}")
+        gone = {rank: exc for rank, exc in worker_exceptions.items() if _node_is_gone(exc)}
+        rank, exc = min((gone or worker_exceptions).items())  # the others fail for want of it
+        away = isinstance(getattr(exc, "health_check_failure", None), ActorUnavailableError)  # perhaps with its node
+        lost = Lost(
+            error=f"rank {rank}: {_why(exc)}",
+            outcome=Outcome.MOVED if gone else failures.kind(_why(exc)),
+            rank=None if away else rank,
+            collateral=away,
+        )
+        self._board.group_failed.remote(self._slot, lost)
+
+
+class _Avoid(ControllerCallback):
+    """Keeps a slot's workers off nodes that keep failing trials; runs in Ray Train's controller."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        bad = ray.get(self._board.avoided.remote(alive))
+        return {NODE_ID_LABEL_KEY: f"!in({','.join(bad)})"} if bad else None
+
+
+def _node_is_gone(exc: Exception) -> bool:
+    """Whether a worker died with its node, or because that was taken away."""
+    died = getattr(exc, "health_check_failure", None)
+    return isinstance(died, RayActorError) and (died.preempted or "its node has died" in str(died))
 
 
 def _why(exc: Exception) -> str:
@@ -214,6 +287,8 @@ def _why(exc: Exception) -> str:
     died = getattr(exc, "health_check_failure", None)
     if died is None:
         return first_line(exc)
+    if _node_is_gone(exc):
+        return "its node is gone"
     details = [line.partition("exit detail:")[2].strip() for line in str(died).splitlines() if "exit detail:" in line]
     return f"the worker process died: {details[0] if details else first_line(died)}"
 

@@ -25,11 +25,12 @@ from ray.exceptions import RayError
 from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
-from orchestrator import auto, capacity, cluster, earlier, ends, failures, ranking, results, schedule
+from orchestrator import auto, capacity, cluster, earlier, ends, failures, preflight, ranking, results, schedule
 from orchestrator.control import Control
 from orchestrator.credentials import redacted, to_workers
-from orchestrator.errors import SpecError, StorageError, SweepError
+from orchestrator.errors import InputError, SpecError, StorageError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.known import to_text
 from orchestrator.ledger import Ledger, TrialRecord
@@ -118,6 +119,7 @@ class Sweep:
         self._began = time.monotonic()
         self._news_at = self._results_due = self._control_at = 0.0
         self._stale = True
+        self._storage_away = False
         self._drop()  # what a killed sweep had not got round to
 
     def run(self, concurrency: int) -> None:
@@ -127,7 +129,8 @@ class Sweep:
             SpecError: the spec does not fit the trainable, as the first trial found.
             SweepError: too many trials failed.
         """
-        self._board = ray.remote(num_cpus=0, max_concurrency=10_000)(Switchboard).remote()
+        here = {NODE_ID_LABEL_KEY: ray.get_runtime_context().get_node_id()}  # nodes that train may go at any time
+        self._board = ray.remote(num_cpus=0, max_concurrency=10_000, label_selector=here)(Switchboard).remote()
         slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
         place = Place(folder=os.getcwd(), environ=to_workers(os.environ))
         trainable = tune.with_parameters(Slot, spec=self.spec.to_yaml(), board=self._board, place=place)
@@ -361,11 +364,7 @@ class Sweep:
             self._view.tick()
         if self._stale and now > self._results_due:
             worked = time.thread_time()  # not the clock: on a busy machine the results would only get staler
-            try:
-                self._write()
-            except StorageError as exc:  # they are made from the ledger again, which is whole
-                self._stale = True
-                self._view.notice(f"the results are behind: {exc}")
+            self._write()
             self._results_due = now + max(RESULTS_EVERY_S, (time.thread_time() - worked) / RESULTS_SHARE)
 
     def _look_for_end(self) -> None:
@@ -439,6 +438,18 @@ class Sweep:
         self._view.changed(record)
 
     def _write(self) -> None:
+        """Bring the storage up to date; one that fails is asked again later, and said once."""
+        try:
+            self._write_now()
+        except StorageError as exc:
+            self._stale = True
+            if not self._storage_away:
+                self._view.notice(f"storage: {exc}; asked again until it answers, the record is kept meanwhile")
+            self._storage_away = True
+        else:
+            self._storage_away = False
+
+    def _write_now(self) -> None:
         self._stale = False
         results.write(
             self.folder,
@@ -454,6 +465,8 @@ class Sweep:
         best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
         if self.status is Status.FINISHED and best and self.spec.export:
             self._export(best)
+        for node in ray.get(self._board.avoided_so_far.remote()):
+            self._view.notice(f"node {node.address} kept failing trials, and was avoided")
         self._close_runs(all_of_them=True)
         self._write()
         if self._desk:
@@ -465,7 +478,7 @@ class Sweep:
                     f"not, or not wholly, in W&B: {', '.join(missing)}; they are on disk, and go up with"
                     f" `python -m orchestrator sync {self.folder.show('').rstrip('/')}`"
                 )
-            self._write()
+        self._write_now()
         if self._why is not None:
             raise self._why
 
@@ -665,6 +678,7 @@ def start(spec: Spec, view_of: Any) -> Sweep:
         at_once = _at_once(spec, stack)
         spec, why = auto.settle(spec, at_once.trials)
         known, notes = earlier.gather(spec)
+        _look_before(spec, folder)
         folder.create()
         stack.enter_context(folder.locked())
         if known:
@@ -686,18 +700,35 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
         spec, _ = auto.settle(spec, at_once.trials)
-        stack.enter_context(folder.locked())
+        stack.enter_context(folder.locked(_to_stderr))
+        _look_before(spec, folder)
         ledger = Ledger(folder, spec)
         results.write(folder, results.build(spec, folder, ledger.records, Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())
         return _run(spec, folder, ledger, at_once, view_of, stack)
 
 
+def _look_before(spec: Spec, folder: SweepFolder) -> None:
+    """Have every node of a cluster that was named looked at before the first trial.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    if cluster.is_given() and (problems := preflight.check(spec, folder)):
+        if not folder.exists():
+            folder.delete_folder("")
+        raise InputError(problems)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _at_once(spec: Spec, stack: ExitStack) -> capacity.Concurrency:
     """How many trials will run at once; a cluster that was named is connected to for it, none is started."""
     if cluster.is_given():
         stack.enter_context(cluster.connected())
-    return capacity.concurrency(spec.resources, cluster.capacity(), spec.trials)
+    return capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
 
 
 def _run(

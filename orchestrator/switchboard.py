@@ -10,10 +10,11 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator import failures
-from orchestrator.messages import Ended, Event, Job, Left, Lost, Notice, Outcome, Report, Started, Verdict
+from orchestrator.messages import Ended, Event, Job, Left, Lost, Node, Notice, Outcome, Report, Started, Verdict
 
 DIED = "the worker process died (killed, out of memory, or the node is gone)"
 
@@ -36,6 +37,7 @@ class _Line:
     cause: str | None = None
     stillborn: int = 0
     closed: bool = False
+    nodes: Sequence[Node] = ()
     verdict: asyncio.Future[Verdict] | None = None
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -50,6 +52,8 @@ class Switchboard:
         self._stopped: set[int] = set()
         self._give_up_at = math.inf
         self._news: list[Started | Ended | Left | Notice] = []
+        self._failed: defaultdict[Node, list[int]] = defaultdict(list)
+        self._avoided: list[Node] = []
 
     # The sweep's side.
 
@@ -100,6 +104,16 @@ class Switchboard:
         line.serial += 1
         await self._changed(line)
 
+    async def has_workers(self, slot: str) -> bool:
+        """Whether a worker group of the slot's is there, with a trial or without."""
+        line = self._lines[slot]
+        return line.incarnation is not None and line.incarnation not in line.dead
+
+    async def is_waiting(self, slot: str) -> bool:
+        """Whether the slot's trial is one that no worker has taken."""
+        line = self._lines[slot]
+        return line.job is not None and line.taken_by is None
+
     async def next_event(self, slot: str, timeout_s: float) -> Event | None:
         """The next thing that happened to the slot's trial, or None when nothing did for so long.
 
@@ -121,14 +135,14 @@ class Switchboard:
         """Tell the workers, who wait at the end of an epoch, what the scheduler made of it."""
         self._answer(self._lines[slot], self._stop() if self._interrupted else verdict)
 
-    async def group_failed(self, slot: str, cause: str) -> None:
+    async def group_failed(self, slot: str, lost: Lost) -> None:
         """Ray Train says why a worker group is going down, and the trial it holds with it."""
-        line = self._lines[slot]
+        line, cause = self._lines[slot], lost.error
         line.cause = cause
         if line.taken_by is not None and line.job is not None:
             line.dead.add(line.taken_by)
-            self._lose(line, Lost(error=cause, outcome=failures.kind(cause)))
-        elif line.taken_by is None:
+            self._lose(line, lost)
+        elif line.taken_by is None and lost.outcome is not Outcome.MOVED:
             line.stillborn += 1
             if line.stillborn >= MAX_STILLBORN and line.job is not None:
                 error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"
@@ -146,6 +160,21 @@ class Switchboard:
         joined, line.joined = line.joined, False
         return joined
 
+    async def avoided(self, alive: Sequence[str]) -> list[str]:
+        """The nodes, of those that are alive and can train, on which no more workers are to be started."""
+        by_id = {node.id: node for node in self._failed}
+        bad = failures.avoided({node.id: trials for node, trials in self._failed.items()}, alive)
+        for node in (by_id[id_] for id_ in bad):
+            if node not in self._avoided:
+                self._avoided.append(node)
+                trials = ", ".join(str(number) for number in dict.fromkeys(self._failed[node]))
+                self._news.append(Notice(text=f"node {node.address} is avoided: trials {trials} failed there"))
+        return bad
+
+    async def avoided_so_far(self) -> list[Node]:
+        """Every node that was avoided at some time."""
+        return self._avoided
+
     async def close(self, slot: str) -> None:
         """No more trials for this slot: its workers return."""
         line = self._lines[slot]
@@ -154,15 +183,15 @@ class Switchboard:
 
     # The workers' side.
 
-    async def join(self, slot: str, incarnation: str) -> None:
-        """Rank 0 of a new worker group is here; a trial that its predecessor held is lost."""
+    async def join(self, slot: str, incarnation: str, nodes: Sequence[Node]) -> None:
+        """Rank 0 of a new worker group, whose ranks live on `nodes`, is here; a trial of its predecessor is lost."""
         line = self._lines[slot]
         if line.incarnation is not None:
             line.dead.add(line.incarnation)
         line.incarnation, line.joined = incarnation, True
         if line.job is not None and line.taken_by is not None:
             self._lose(line, Lost(error=line.cause or DIED))
-        line.cause = None
+        line.cause, line.nodes = None, nodes
         await self._changed(line)
 
     async def take(self, slot: str, incarnation: str, after: int) -> tuple[int, Job] | None:
@@ -204,6 +233,8 @@ class Switchboard:
         line = self._lines[slot]
         if self._holds(slot, incarnation, ended.number):
             line.job = None
+            for node in line.nodes:
+                self._failed.pop(node, None)
             line.events.put_nowait(ended)
             self._news.append(ended)
             await self._changed(line)
@@ -242,8 +273,10 @@ class Switchboard:
     def _lose(self, line: _Line, lost: Lost) -> None:
         if line.job is not None:
             self._news.append(Left(number=line.job.number))
+            if lost.outcome is Outcome.FAILED and lost.rank is not None and lost.rank < len(line.nodes):
+                self._failed[line.nodes[lost.rank]].append(line.job.number)
         line.job, line.taken_by = None, None
-        line.events.put_nowait(lost)
+        line.events.put_nowait(replace(lost, nodes=line.nodes))
 
     @staticmethod
     def _answer(line: _Line, verdict: Verdict) -> None:

@@ -165,7 +165,7 @@ class Tracker:
                 _sign(run, outcome, error)
                 for path, aliases in checkpoints.items():
                     self._log_artifact(run, path, aliases, curve.get(self._folder.epoch_of(path)))
-                if outcome is Outcome.INTERRUPTED:
+                if outcome in (Outcome.INTERRUPTED, Outcome.MOVED):  # it goes on in the same run
                     run.mark_preempting()
             finally:  # else the next trial's init would be given this run again
                 run.finish(exit_code=0 if outcome in GOOD else 1)

@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import traceback
@@ -24,13 +25,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orchestrator import catalog, failures
 from orchestrator.attempt import Attempt, StoppedAlone
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.loops import AnyLoop
-from orchestrator.messages import Ended, Job, Lost, Notice, Outcome, Task, first_line
+from orchestrator.messages import Ended, Job, Lost, Node, Notice, Outcome, Task, first_line
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.watch import Watch
+
+# What torch.distributed says, by gloo or NCCL, when another rank does not answer any more.
+MISSES_A_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out", re.IGNORECASE)
 
 
 def serve(spec_text: str, board: Any, slot: str) -> None:
@@ -46,7 +50,7 @@ class Worker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         vars(rank_zero_only)["rank"] = self.rank  # Lightning reads it from the environment at import (Lightning#11380)
         self._spec, self._board, self._slot = spec, board, slot
-        self._incarnation = self._agree_on_incarnation()
+        self._incarnation, self._nodes = self._meet()
         self._folder = SweepFolder(spec.storage, spec.name or "")
         self._tracker = Tracker(spec, self._folder, self.rank, self._notify)
         self._loops: dict[str, AnyLoop] = {}
@@ -62,16 +66,16 @@ class Worker:
     def serve(self) -> None:
         """Take trials until there are no more."""
         if self.rank == 0:
-            self._say("join")
+            self._say("join", self._nodes)
         serial = 0
         while (taken := self._say("take", serial)) is not None:
             serial, self._job = taken
-            self._run(self._job)
+            ended = self._run(self._job)
             self._job = None
-            if self._spec.isolation == "process":
+            if self._spec.isolation == "process" or ended.outcome is Outcome.MOVED:
                 return
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job) -> Ended:
         try:
             with self._watch.over(job), _folder_of_its_own(self._slot, self.rank) as scratch:
                 ended = self._train(job, scratch)
@@ -80,8 +84,11 @@ class Worker:
             raise
         finally:
             _clean()
-        if self.rank == 0:
+        if self.rank == 0 and ended.outcome is Outcome.MOVED:
+            self._say("lost", Lost(error=ended.error or "", outcome=Outcome.MOVED, run_closed=True))
+        elif self.rank == 0:
             self._say("ended", ended)
+        return ended
 
     def _train(self, job: Job, scratch: Path) -> Ended:
         """Train a trial with the loop that its trainable names, and put its run and its checkpoints in order."""
@@ -99,6 +106,7 @@ class Worker:
             tracker=self._tracker,
             watch=self._watch,
             say=self._say,
+            notify=self._notify,
             scratch=scratch,
         )
         if trainable.loop not in self._loops:
@@ -108,7 +116,7 @@ class Worker:
             return Ended(number=job.number, outcome=Outcome.COMPLETE, tested=loop.test(trainable, attempt))
         loop.fit(trainable, attempt)
         ended = attempt.finish()
-        if job.task is Task.TRAIN_AND_TEST:
+        if job.task is Task.TRAIN_AND_TEST and ended.outcome is not Outcome.MOVED:
             if self.world_size > 1:
                 torch.distributed.barrier()  # rank 0 has its last checkpoint in place, and has thrown others out
             attempt.turn_to_best()
@@ -123,7 +131,16 @@ class Worker:
             outcome, error = Outcome.STOPPED, ""
         where = f"rank {self.rank}: " if self.world_size > 1 and error else ""
         self._tracker.close(outcome, error or None)
-        self._say("lost", Lost(error=where + error, outcome=outcome, run_closed=self.rank == 0))
+        several = len({node.id for node in self._nodes}) > 1
+        collateral = several and isinstance(exc, RuntimeError) and bool(MISSES_A_PEER.search(str(exc)))
+        lost = Lost(
+            error=where + error,
+            outcome=outcome,
+            run_closed=self.rank == 0,
+            rank=None if collateral else self.rank,
+            collateral=collateral,
+        )
+        self._say("lost", lost)
         self._leave_behind(job, traceback.format_exc())
 
     def _stalled(self, job: Job, limit_s: float) -> None:
@@ -133,20 +150,25 @@ class Worker:
             stacks.seek(0)
             self._leave_behind(job, stacks.read())
         error = f"no step finished for {limit_s:g} s (failures.stall_timeout_s), rank {self.rank} was killed"
-        self._say("lost", Lost(error=error))
+        self._say("lost", Lost(error=error, rank=self.rank))
         os._exit(1)
 
     def _leave_behind(self, job: Job, traces: str) -> None:
         rank = f"-rank-{self.rank}" if self.rank else ""
-        self._folder.write_text(f"trials/{job.number}/error-{job.attempt}{rank}.txt", traces)
+        try:
+            self._folder.write_text(f"trials/{job.number}/error-{job.attempt}{rank}.txt", traces)
+        except StorageError as exc:
+            self._notify(f"the traceback of trial {job.number} is lost: {exc}")
 
     def _notify(self, text: str) -> None:
         self._call("notice", Notice(text=text))
 
-    def _agree_on_incarnation(self) -> str:
-        agreed = [uuid.uuid4().hex[:12]]
-        torch.distributed.broadcast_object_list(agreed, src=0)
-        return agreed[0]
+    def _meet(self) -> tuple[str, list[Node]]:
+        """What the group goes by, and where its ranks live."""
+        here = Node(id=ray.get_runtime_context().get_node_id(), address=ray.util.get_node_ip_address())
+        all_of_them: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(all_of_them, (uuid.uuid4().hex[:12], here))
+        return all_of_them[0][0], [node for _, node in all_of_them]
 
     def _say(self, method: str, *args: Any) -> Any:
         return self._call(method, self._slot, self._incarnation, *args)

@@ -140,16 +140,17 @@ class Sweeps:
 @pytest.fixture
 def sweeps(tmp_path: Path, ray_address: str) -> Iterator[Sweeps]:
     """A user's folder with a module of their own in it, on the shared Ray."""
-    yield from _sweeps(tmp_path, {"RAY_ADDRESS": ray_address})
+    yield from make_sweeps(tmp_path, {"RAY_ADDRESS": ray_address})
 
 
 @pytest.fixture
 def lone_sweeps(tmp_path: Path, ray_folder: str) -> Iterator[Sweeps]:
     """The same on a Ray of its own, which the command starts."""
-    yield from _sweeps(tmp_path, {"RAY_TMPDIR": ray_folder})
+    yield from make_sweeps(tmp_path, {"RAY_TMPDIR": ray_folder})
 
 
-def _sweeps(folder: Path, more: dict[str, str]) -> Iterator[Sweeps]:
+def make_sweeps(folder: Path, more: dict[str, str]) -> Iterator[Sweeps]:
+    """A user's folder with a module of their own in it; processes that a test leaves running end with it."""
     home = folder / "home"
     home.mkdir()
     (folder / "probe.py").write_text((PROBES / "probe.py").read_text())

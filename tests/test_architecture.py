@@ -49,7 +49,18 @@ VOCABULARY = {
 }
 RULES = {"advice", "auto", "ends", "failures", "known", "population", "scaling", "ranking", "capacity", "credentials"}
 LOOPS = {module for module in MODULES if module.startswith("loops.") and not module.endswith("__init__")}
-WORKERS = {"slot", "worker", "attempt", "checkpoint", "watch", "tracker", "predictions", "process_group", *LOOPS}
+WORKERS = {
+    "slot",
+    "worker",
+    "attempt",
+    "checkpoint",
+    "watch",
+    "preemption",
+    "tracker",
+    "predictions",
+    "process_group",
+    *LOOPS,
+}
 # What each vendor may be imported by, at all.
 VENDORS = {
     "optuna": {"ledger", "importance", "improvement", "distributions", "samplers"},
@@ -68,6 +79,8 @@ VENDORS = {
         "slot",
         "worker",
         "watch",
+        "preemption",
+        "preflight",
         "schedule",
         "cluster",
         "process_group",

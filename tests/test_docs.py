@@ -152,9 +152,11 @@ class TestCommands:
         if not arguments or arguments == ["--help"]:
             return
         parsed = cli.make_parser().parse_args(arguments)
-        if arguments[0] in ("search", "validate"):
-            front.read_spec(parsed.words)  # raises InputError for a sweep or an override that is none
-        elif overrides := getattr(parsed, "words", []):
+        if arguments[0] in ("search", "validate", "preflight"):
+            front.read_spec(
+                front.take_cluster(parsed.words)[1]
+            )  # raises InputError for a sweep or an override that is none
+        elif overrides := front.take_cluster(getattr(parsed, "words", []))[1]:
             specs.check(specs.read(None).model_dump(mode="json"), overrides)
             assert not set(resume.FIXED) & {override.partition("=")[0] for override in overrides}
 
@@ -162,7 +164,7 @@ class TestCommands:
     def test_overrides_in_prose_are_valid(self, page: Path) -> None:
         prose = FENCE.sub("", text_of(page))
         for override in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*=[^`\s.]+)`", prose):
-            if override != "key=value":
+            if override not in ("key=value", "cluster=FILE"):
                 specs.read(None, [override])
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,16 +1,21 @@
 """The sweep's folder: local, by a file URL, and in storage that is not local (fsspec's, in memory, and S3)."""
 
+import errno
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 from conftest import S3_KEYS
 
-from orchestrator.errors import InputError, StorageError
+from orchestrator import folder as folders
+from orchestrator.errors import InputError, StorageError, StorageFullError
 from orchestrator.folder import SweepFolder, sweeps_in
 
 
@@ -126,14 +131,14 @@ class TestAnyStorage:
 
 class TestLock:
     def test_one_process_at_a_time(self, folder: SweepFolder) -> None:
-        assert not folder.is_locked()
+        assert not folder.is_run()
         with folder.locked():
-            assert folder.is_locked()
+            assert folder.is_run()
             with pytest.raises(InputError, match="is run by another process on this machine"), folder.locked():
                 pass
-        assert not folder.is_locked()
+        assert not folder.is_run()
         with folder.locked():
-            assert folder.is_locked()
+            assert folder.is_run()
 
     def test_it_goes_with_the_process(self, tmp_path: Path) -> None:
         folder = SweepFolder(str(tmp_path), "sweep")
@@ -145,12 +150,12 @@ class TestLock:
         with process:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
-            assert folder.is_locked()
+            assert folder.is_run()
             with pytest.raises(InputError), folder.locked():
                 pass
             process.kill()
             process.wait()
-            assert not folder.is_locked()
+            assert not folder.is_run()
 
 
 class TestLocal:
@@ -254,3 +259,101 @@ class TestRemote:
     def test_one_that_cannot_be_opened_is_said(self) -> None:
         with pytest.raises(StorageError, match="storage 'nonsense://x' cannot be opened: "):
             SweepFolder("nonsense://x", "a")
+
+
+class TestLease:
+    """Two machines are two host names."""
+
+    @pytest.fixture(autouse=True)
+    def fast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(folders, "LEASE_EVERY_S", 0.2)
+        monkeypatch.setattr(folders, "LEASE_LOST_S", 3.0)
+
+    def elsewhere(self, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
+        """The same folder as another machine sees it."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+        monkeypatch.setattr(folders.socket, "gethostname", lambda: "another")
+        return SweepFolder(folder.storage, folder.name)
+
+    def test_another_machine_sees_that_it_is_run(
+        self, remote: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with remote.locked():
+            there = self.elsewhere(remote, tmp_path, monkeypatch)
+            assert there.is_run()
+        assert not there.is_run()
+        assert not remote.has("lease.json")
+
+    def test_another_machine_that_hears_of_it_keeps_off(
+        self, remote: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heard: list[str] = []
+        host = folders.socket.gethostname()
+        with remote.locked():
+            there = self.elsewhere(remote, tmp_path, monkeypatch)
+            renewed = folders.Lease(owner="x", host=host, process=1, said_at=0.0)
+            monkeypatch.setattr(there, "_lease", iter([renewed, replace(renewed, said_at=1.0)]).__next__)
+            with pytest.raises(InputError, match=f"is run by process 1 on {host}"), there.locked(heard.append):
+                pass
+        assert heard == [f"{host} ran this sweep: watching for 3 s at most whether it still does"]
+
+    def test_a_lease_that_nobody_renews_runs_out(
+        self, remote: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = folders.Lease(owner="x", host="lost", process=1, said_at=0.0)
+        remote.write_text("lease.json", json.dumps(asdict(lost)))
+        there = self.elsewhere(remote, tmp_path, monkeypatch)
+        assert not there.is_run()
+        with there.locked():
+            assert there.is_run()
+
+
+class TestTrouble:
+    @pytest.fixture(autouse=True)
+    def fast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(folders, "RETRY_AFTER_S", (0.0, 0.0))
+
+    def failing(self, monkeypatch: pytest.MonkeyPatch, folder: SweepFolder, *errors: int) -> list[int]:
+        """The next writes fail with these error numbers."""
+        left = list(errors)
+
+        class Failing:
+            def __getattr__(self, name: str) -> Any:
+                if name == "open_output_stream" and left:
+                    number = left.pop(0)
+                    raise OSError(number, os.strerror(number))
+                return getattr(whole, name)
+
+        whole = folder._fs
+        monkeypatch.setattr(folder, "_fs", Failing())
+        return left
+
+    def test_a_storage_that_is_briefly_away_is_asked_again(
+        self, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.failing(monkeypatch, folder, errno.EIO, errno.ETIMEDOUT)
+        folder.write_text("a", "text")
+        assert folder.read_text("a") == "text"
+
+    def test_one_that_stays_away_is_an_error(self, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failing(monkeypatch, folder, *[errno.EIO] * 3)
+        with pytest.raises(StorageError, match=r"/a\S* cannot be written"):
+            folder.write_text("a", "text")
+
+    def test_one_that_is_full_is_named_at_once(self, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        left = self.failing(monkeypatch, folder, errno.ENOSPC, errno.ENOSPC)
+        with pytest.raises(StorageFullError, match=r"/a\S* cannot be written: .*No space left"):
+            folder.write_text("a", "text")
+        assert left == [errno.ENOSPC]
+
+
+def test_what_is_furthest_on_is_the_newest(folder: SweepFolder, tmp_path: Path) -> None:
+    assert folder.newest(0) is None
+    write_checkpoint(folder, 0, 1, tmp_path)
+    folder.write_text(folder.partial(0, 1), "in the second epoch")
+    assert folder.newest(0) == "trials/0/partial-0001.ckpt"
+    write_checkpoint(folder, 0, 2, tmp_path)
+    assert folder.newest(0) == "trials/0/epoch-0002.ckpt"
+    folder.drop_checkpoints(0, kept={1, 2})
+    assert not folder.has(folder.partial(0, 1))
+    assert list(folder.checkpoints(0)) == [1, 2]

@@ -156,6 +156,7 @@ class TestOneTrial:
             Outcome.DIVERGED: "PRUNED",
             Outcome.OUT_OF_MEMORY: "PRUNED",
             Outcome.PAUSED: "RUNNING",
+            Outcome.MOVED: "RUNNING",
             Outcome.INTERRUPTED: "RUNNING",
             Outcome.FAILED: "FAIL",
             Outcome.REJECTED: "FAIL",
@@ -171,7 +172,7 @@ class TestOneTrial:
         assert trial.constraints == ({"memory": 1.0} if outcome is Outcome.OUT_OF_MEMORY else {})
 
     def test_endings_without_a_state_are_those_that_go_on(self) -> None:
-        assert set(Outcome) - set(STATES) == {Outcome.PAUSED, Outcome.INTERRUPTED}
+        assert set(Outcome) - set(STATES) == {Outcome.PAUSED, Outcome.INTERRUPTED, Outcome.MOVED}
 
     def test_a_run_gets_an_address_whenever_it_comes(self, open_ledger: Open) -> None:
         ledger = open_ledger(create=True)

@@ -47,6 +47,28 @@ class TestFailures:
     def test_running_out_of_memory_is_a_kind_of_its_own(self, error: str, outcome: Outcome) -> None:
         assert failures.kind(error) is outcome
 
+    def test_a_trial_is_moved_without_an_attempt_but_not_for_ever(self) -> None:
+        assert failures.is_moved(outcome=Outcome.MOVED, moves=0)
+        assert not failures.is_moved(outcome=Outcome.MOVED, moves=failures.MAX_MOVES)
+        assert not failures.is_moved(outcome=Outcome.FAILED, moves=0)
+
+    @pytest.mark.parametrize(
+        ("failed", "alive", "bad"),
+        [
+            ({}, "abc", []),
+            ({"a": [1, 1]}, "abc", []),  # one trial, twice: it may be the trial
+            ({"a": [1, 2]}, "abc", ["a"]),
+            ({"a": [1, 2]}, "bcd", []),  # gone already
+            ({"a": [1, 2]}, "a", []),
+            ({"a": [1, 2], "b": [1, 2]}, "abcd", []),  # half of them: it is not the nodes
+            ({"a": [1, 2], "b": [3, 4]}, "abcde", ["a", "b"]),
+        ],
+    )
+    def test_nodes_that_fail_where_others_do_not_are_avoided(
+        self, failed: dict[str, list[int]], alive: str, bad: list[str]
+    ) -> None:
+        assert failures.avoided(failed, alive) == bad
+
     @pytest.mark.parametrize("outcome", Outcome)
     def test_what_would_happen_to_every_trial_ends_the_sweep(self, outcome: Outcome) -> None:
         assert failures.ends_sweep(outcome) == (outcome in (Outcome.REJECTED, Outcome.BROKEN))
@@ -130,8 +152,8 @@ class TestRanking:
         assert ranking.evicted("maximize", trials, None) == []
 
 
-def at_once(have: dict[str, float], budget: int = 100, head: bool = True, **resources: Any) -> int:
-    return concurrency(Resources(**resources), {**have, **({HEAD: 1.0} if head else {})}, budget).trials
+def at_once(*nodes: dict[str, float], budget: int = 100, head: bool = True, **resources: Any) -> int:
+    return concurrency(Resources(**resources), [*nodes, *([{HEAD: 1.0}] if head else [])], budget).trials
 
 
 class TestCapacity:
@@ -166,8 +188,15 @@ class TestCapacity:
         assert at_once({"CPU": 8}, concurrency=8) == 8
 
     def test_the_reason_says_what_is_scarce(self) -> None:
-        reason = concurrency(Resources(workers=2, gpus_per_worker=0.5), {"CPU": 64, "GPU": 1, HEAD: 1}, 9).reason
+        reason = concurrency(Resources(workers=2, gpus_per_worker=0.5), [{"CPU": 64, "GPU": 1, HEAD: 1}], 9).reason
         assert reason == "a trial needs 2 CPUs and 1 GPU (resources.workers=2), and there can be 1 GPU"
+
+    def test_a_worker_lies_on_one_node(self) -> None:
+        one_gpu = {"CPU": 8.0, "GPU": 1.0}
+        assert at_once(one_gpu, one_gpu, workers=2, gpus_per_worker=1) == 1
+        assert at_once(one_gpu, one_gpu, one_gpu, gpus_per_worker=1, cpus_per_worker=5) == 3
+        with pytest.raises(SpecError, match=r"there can be 2 GPUs, on nodes that hold 0 such workers"):
+            at_once(one_gpu, one_gpu, gpus_per_worker=2)
 
     @pytest.mark.parametrize(
         ("have", "resources", "message"),

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator import switchboard
-from orchestrator.messages import Ended, Job, Left, Lost, Notice, Outcome, Report, Started, Verdict
+from orchestrator.messages import Ended, Job, Left, Lost, Node, Notice, Outcome, Report, Started, Verdict
 from orchestrator.switchboard import DIED, MAX_STILLBORN, Switchboard
 
+NODES = [Node(id="n0", address="10.0.0.1"), Node(id="n1", address="10.0.0.2")]
 S = "slot"
 Scenario = Callable[[Switchboard], Coroutine[Any, Any, None]]
 
@@ -42,7 +43,7 @@ async def nothing_happens(board: Switchboard, slot: str = S) -> bool:
 
 async def hold(board: Switchboard, number: int = 0, incarnation: str = "a") -> None:
     """A new worker group takes a trial."""
-    await board.join(S, incarnation)
+    await board.join(S, incarnation, NODES)
     await board.assign(S, job(number))
     taken = await board.take(S, incarnation, 0)
     assert taken is not None
@@ -73,7 +74,7 @@ def test_a_trial_from_job_to_end() -> None:
 
 def test_workers_wait_for_the_next_trial_and_get_each_once() -> None:
     async def scenario(board: Switchboard) -> None:
-        await board.join(S, "a")
+        await board.join(S, "a", NODES)
         ranks = [asyncio.create_task(board.take(S, "a", 0)) for _ in range(2)]
         await settle()
         assert not any(rank.done() for rank in ranks)
@@ -116,10 +117,10 @@ class TestDeath:
             await hold(board)
             await board.lost(S, "a", Lost(error="boom"))
             await board.lost(S, "a", Lost(error="rank 1 as well"))
-            await board.group_failed(S, "rank 0: boom")
-            await board.join(S, "b")
+            await board.group_failed(S, Lost(error="rank 0: boom"))
+            await board.join(S, "b", NODES)
             await board.group_gone(S, "gave up")
-            assert await board.next_event(S, 1) == Lost(error="boom")
+            assert await board.next_event(S, 1) == Lost(error="boom", nodes=NODES)
             assert await nothing_happens(board)
 
         play(scenario)
@@ -129,9 +130,9 @@ class TestDeath:
         async def scenario(board: Switchboard) -> None:
             await hold(board)
             if cause:
-                await board.group_failed(S, cause)
-            await board.join(S, "b")
-            assert await board.next_event(S, 1) == Lost(error=error)
+                await board.group_failed(S, Lost(error=cause))
+            await board.join(S, "b", NODES)
+            assert await board.next_event(S, 1) == Lost(error=error, nodes=NODES)
             assert await nothing_happens(board)
 
         play(scenario)
@@ -139,20 +140,20 @@ class TestDeath:
     def test_a_cause_is_not_held_against_the_next_trial(self) -> None:
         async def scenario(board: Switchboard) -> None:
             await hold(board)
-            await board.group_failed(S, "rank 0: first")
-            await board.join(S, "b")
+            await board.group_failed(S, Lost(error="rank 0: first"))
+            await board.join(S, "b", NODES)
             await board.next_event(S, 1)
             await board.assign(S, job(1))
             await board.take(S, "b", 0)
-            await board.join(S, "c")
-            assert await board.next_event(S, 1) == Lost(error=DIED)
+            await board.join(S, "c", NODES)
+            assert await board.next_event(S, 1) == Lost(error=DIED, nodes=NODES)
 
         play(scenario)
 
     def test_late_news_of_the_dead_is_ignored(self) -> None:
         async def scenario(board: Switchboard) -> None:
             await hold(board)
-            await board.join(S, "b")
+            await board.join(S, "b", NODES)
             assert isinstance(await board.next_event(S, 1), Lost)
             await board.assign(S, job(0))
             assert await board.take(S, "b", 0) is not None
@@ -175,7 +176,7 @@ class TestDeath:
             waiting = asyncio.create_task(board.take(S, "a", 1))
             await settle()
             assert not waiting.done()
-            await board.join(S, "b")
+            await board.join(S, "b", NODES)
             taken = await board.take(S, "b", 0)
             assert taken is not None
             assert not waiting.done()
@@ -186,8 +187,8 @@ class TestDeath:
     def test_a_trial_that_nobody_took_is_not_lost_when_a_group_joins(self) -> None:
         async def scenario(board: Switchboard) -> None:
             await board.assign(S, job())
-            await board.join(S, "a")
-            await board.join(S, "b")
+            await board.join(S, "a", NODES)
+            await board.join(S, "b", NODES)
             assert await nothing_happens(board)
             assert await board.take(S, "b", 0) == (1, job())
 
@@ -198,10 +199,10 @@ class TestDeath:
             await board.assign(S, job())
             assert not await board.group_gone(S, "gave up")  # none of its workers had joined
             assert await nothing_happens(board)
-            await board.join(S, "a")
+            await board.join(S, "a", NODES)
             assert await board.take(S, "a", 0) == (1, job())
             assert await board.group_gone(S, "gave up again")
-            assert await board.next_event(S, 1) == Lost(error="gave up again")
+            assert await board.next_event(S, 1) == Lost(error="gave up again", nodes=NODES)
 
         play(scenario)
 
@@ -224,9 +225,9 @@ class TestDeath:
         async def scenario(board: Switchboard) -> None:
             await board.assign(S, job())
             for _ in range(MAX_STILLBORN - 1):
-                await board.group_failed(S, "ImportError: no module")
+                await board.group_failed(S, Lost(error="ImportError: no module"))
                 assert await nothing_happens(board)
-            await board.group_failed(S, "ImportError: no module")
+            await board.group_failed(S, Lost(error="ImportError: no module"))
             lost = await board.next_event(S, 1)
             assert isinstance(lost, Lost)
             assert lost.outcome is Outcome.BROKEN
@@ -243,8 +244,8 @@ class TestDeath:
                 incarnation = f"group {round_}"
                 await hold(board, incarnation=incarnation)
                 await board.lost(S, incarnation, Lost(error="boom"))
-                await board.group_failed(S, "boom")
-                assert await board.next_event(S, 1) == Lost(error="boom")
+                await board.group_failed(S, Lost(error="boom"))
+                assert await board.next_event(S, 1) == Lost(error="boom", nodes=NODES)
 
         play(scenario)
 
@@ -252,7 +253,7 @@ class TestDeath:
 class TestInterruption:
     def test_a_trial_that_nobody_took_ends_there_and_then(self) -> None:
         async def scenario(board: Switchboard) -> None:
-            await board.join(S, "a")
+            await board.join(S, "a", NODES)
             await board.assign(S, job())
             await board.interrupt(Outcome.INTERRUPTED)
             assert await board.next_event(S, 5) == ended(outcome=Outcome.INTERRUPTED)
@@ -354,7 +355,7 @@ class TestInterruption:
 
 def test_closing_lets_the_workers_return() -> None:
     async def scenario(board: Switchboard) -> None:
-        await board.join(S, "a")
+        await board.join(S, "a", NODES)
         waiting = asyncio.create_task(board.take(S, "a", 0))
         await settle()
         await board.close(S)
@@ -370,3 +371,49 @@ def test_notices_are_news() -> None:
         assert await board.news() == [Notice(text="W&B cannot be reached")]
 
     play(scenario)
+
+
+class TestNodes:
+    def test_a_trial_that_goes_on_elsewhere_after_a_pause_has_not_failed(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.ended(S, "a", ended(outcome=Outcome.PAUSED))
+            assert (await board.assign("another", job())).attempt == 0
+
+        play(scenario)
+
+    def test_a_node_that_keeps_failing_trials_is_avoided_and_named(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            for number in range(2):
+                incarnation = str(number)
+                await hold(board, number, incarnation)
+                assert await board.avoided(["n0", "n1", "n2"]) == []
+                await board.lost(S, incarnation, Lost(error="boom", rank=1))
+            assert await board.avoided(["n0", "n1", "n2"]) == ["n1"]
+            assert await board.avoided_so_far() == [NODES[1]]
+            (notice,) = await board.news()
+            assert notice == Notice(text="node 10.0.0.2 is avoided: trials 0, 1 failed there")
+
+        play(scenario)
+
+    def test_a_node_is_trusted_again_when_a_trial_goes_well_there(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            await board.lost(S, "a", Lost(error="boom", rank=1))
+            await hold(board, 1, "b")
+            await board.ended(S, "b", ended(1))
+            await hold(board, 2, "c")
+            await board.lost(S, "c", Lost(error="boom", rank=1))
+            assert await board.avoided(["n0", "n1", "n2"]) == []
+
+        play(scenario)
+
+    def test_a_trial_that_nobody_has_taken_waits(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await board.assign(S, job())
+            assert await board.is_waiting(S)
+            await board.join(S, "a", NODES)
+            await board.take(S, "a", 0)
+            assert not await board.is_waiting(S)
+
+        play(scenario)

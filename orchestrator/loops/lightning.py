@@ -201,6 +201,12 @@ class Reporter(Checkpoint):
         self._attempt.settle()
         self.on_validation_batch_start()
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """A step is over: save and leave, where a node is about to be taken away."""
+        self._attempt.stepped(trainer.save_checkpoint)
+        if self._attempt.stopped:
+            raise Interrupted
+
     def on_validation_batch_start(self, *args: Any) -> None:
         """A step begins."""
         self._attempt.beat()

@@ -22,7 +22,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the sweep to its end, and say what it found."""
     from orchestrator.spec import resolve
 
-    spec = resolve(front.read_spec(arguments.words), datetime.now())
+    cluster_file, words = front.take_cluster(arguments.words)
+    given = front.read_spec(words)
+    spec = resolve(given, datetime.now())
+    if cluster_file and not arguments.dry_run:
+        return _run_there(cluster_file, given, spec.name or "")
     if arguments.dry_run:
         return _dry_run(spec)
     from orchestrator import progress, sweep
@@ -30,10 +34,21 @@ def run(arguments: argparse.Namespace) -> int:
     return front.run_sweep(lambda: sweep.start(spec, progress.view))
 
 
+def _run_there(cluster_file: str, spec: Spec, name: str) -> int:
+    """Start it on a cluster's head, and show it here; paths, key and storage are that machine's."""
+    from orchestrator.remote import Head
+
+    head = Head(cluster_file)
+    head.submit(spec, name)
+    print(f"{name} runs on the head of {cluster_file}; should this end before it, look again with")
+    print(f"  python -m orchestrator attach {name} cluster={cluster_file}", flush=True)
+    return head.follow(name)
+
+
 def _dry_run(spec: Spec) -> int:
     from orchestrator import auto, capacity, cluster, earlier
 
-    at_once = capacity.concurrency(spec.resources, cluster.capacity(), spec.trials)
+    at_once = capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
     print(spec.to_yaml())
     front.print_rows([("space", ""), *((f"  {name}", text) for name, text in spec.load_space().rows())])
     print(f"\n{spec.trials} trials, {at_once.trials} at once: {at_once.reason}")
