@@ -126,7 +126,8 @@ def train(
 
     def say(method: str, *args: Any) -> Any:
         if method == "report":
-            assert (folder / "x" / args[0].checkpoint).is_file()  # what a report names is there
+            named = args[0].checkpoint
+            assert named is None or (folder / "x" / named).is_file()  # what a report names is there
             reports.append(args[0])
             return verdict(args[0])
         return None
