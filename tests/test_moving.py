@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from orchestrator.context import RECORD
 from orchestrator.loops.lightning import Reporter
+from orchestrator.messages import Job
 
 BATCHES = 5
 
@@ -46,6 +47,7 @@ class Announced:
         self.epochs: list[int] = []
         self.spec = type("Spec", (), {"schedule": type("Schedule", (), {"max_epochs": 2})})
         self.epochs_done = 0
+        self.job = Job(number=0, params={}, seed=0)
 
     def beat(self) -> None:
         pass

@@ -46,7 +46,7 @@ def head_with(file: str, monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, s
 def test_a_sweep_arrives_as_it_was_given(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real_run = subprocess.run
     head, shell = head_with(file, monkeypatch)
-    spec = check(dict(SPEC), ["budget.trials=3", 'space={a: {options: ["it\'s", "$HOME"]}}'])
+    spec = check(dict(SPEC), ["budget.trials=3", 'space={optimizer: {options: ["it\'s", "$HOME"]}}'])
     head.submit(spec, "mine")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ray").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > "$HOME/submitted"\n')
