@@ -37,8 +37,15 @@ def parser(description: str | None) -> ArgumentParser:
 def scratch() -> Iterator[Path]:
     """A folder for all that a yardstick writes; wandb and ray leave temporary files behind, so those go there too."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        before = os.environ.get("TMPDIR")
         os.environ["TMPDIR"] = tempfile.tempdir = folder
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:  # the next one must not be made in this one, which is gone by then
+            tempfile.tempdir = None
+            os.environ.pop("TMPDIR")
+            if before is not None:
+                os.environ["TMPDIR"] = before
 
 
 def configurations(trials: int) -> list[dict[str, Any]]:

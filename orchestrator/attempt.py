@@ -64,6 +64,8 @@ class Attempt:
         self._curve = dict(job.curve)
         self._pending: Report | None = None
         self._random: list[dict[str, Any]] = []
+        self._began: list[dict[str, Any]] = []
+        self._begins: dict[str, Any] | None = None
         self._final = False
         self._outcome = Outcome.COMPLETE
         self._error: str | None = None
@@ -120,6 +122,7 @@ class Attempt:
             "report": asdict(self._pending) if self._pending else None,
             "final": self._final,
             "random": self._random,
+            "began": self._began,
         }
 
     def resume(self, checkpoint: Mapping[str, Any]) -> Report | None:
@@ -132,6 +135,7 @@ class Attempt:
         if record is None or record["report"] is None:  # the latter in a trial's first epoch
             return None
         self.epochs_done, self._random = record["report"]["epoch"], record["random"]
+        self._began = record.get("began", [])
         if record["number"] != self.job.number:
             return None
         self._curve = dict(record["curve"])
@@ -139,10 +143,21 @@ class Attempt:
         self._hand_in(report, final=record["final"])
         return report
 
-    def restore_random_state(self) -> None:
-        """Go on drawing random numbers where the checkpoint's trial was; just before the first epoch that is left."""
-        if len(self._random) == self.world_size:  # otherwise the trial goes on with more workers than it had, or fewer
-            _set_rng_states(self._random[self.rank])
+    def restore_random_state(self, *, of_the_epoch: bool = False) -> None:
+        """Go on drawing random numbers where the checkpoint's trial was; just before the first epoch that is left.
+
+        Args:
+            of_the_epoch: where it was when the epoch began, in the middle of which the checkpoint was saved.
+        """
+        states = self._began if of_the_epoch else self._random
+        if len(states) == self.world_size:  # otherwise the trial goes on with more workers than it had, or fewer
+            _set_rng_states(states[self.rank])
+            if of_the_epoch:
+                self._begins = states[self.rank]
+
+    def epoch_begins(self) -> None:
+        """Keep the random state that the order of an epoch's data follows from, for reports in the middle of it."""
+        self._begins = _random_state()
 
     # Steps and epochs.
 
@@ -232,6 +247,7 @@ class Attempt:
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
         )
         self._pending, self._final, self._random = report, final, self._gather(_random_state())
+        self._began = self._gather(self._begins) if self._begins else []
         self._save(self._folder.checkpoint(self.job.number, epoch), save)
         self._hand_in(report, final=final)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -210,6 +210,9 @@ class Training(_Section):
     """Compile the model with `torch.compile`; a Fabric loop does so itself."""
     deterministic: bool = False
     """Only operations that give the same result every time, or an error where there is none."""
+    report_every_steps: Whole | None = Field(default=None, ge=1)
+    """For long epochs: a trial is validated, saved and judged after every so many batches of a worker, and what is said
+    in epochs elsewhere, as in `schedule`, counts these reports instead."""
 
 
 class Failures(_Section):
@@ -603,6 +606,7 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
     yield from _problems_with_routes(spec, space)
     yield from _problems_with_training(spec, {plain_name(name) for name in (*spec.params, *space)})
+    yield from _problems_with_steps(spec, (*spec.params, *space))
     yield from _problems_with_callbacks(spec.trainer.get("callbacks", []))
     if "trainer.callbacks" in {*spec.params, *space}:
         yield "trainer.callbacks is no hyperparameter; write it under 'trainer', the same for every trial"
@@ -655,6 +659,11 @@ def _problems_with_function(spec: Spec) -> Iterator[str]:
         yield f"start_from is '{spec.start_from}', which {why}"
     if spec.schedule.scheduler in ("pbt", "pb2"):
         yield f"schedule.scheduler is '{spec.schedule.scheduler}', which changes hyperparameters in mid-training; {why}"
+    if spec.training.report_every_steps:
+        yield (
+            f"training.report_every_steps is {spec.training.report_every_steps}, but a training function says itself"
+            " when it reports; let what it counts as an epoch be so many steps"
+        )
     for key in ("watch", "predictions"):
         if getattr(spec.tracking, key):
             yield f"tracking.{key} is {getattr(spec.tracking, key)!r}, which {why}"
@@ -672,6 +681,15 @@ def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:
             f"training.lr_scaling is '{training.lr_scaling}' and training.batch_size 'global', which does not grow with"
             " the number of workers: take one of them out"
         )
+
+
+def _problems_with_steps(spec: Spec, named: Iterable[str]) -> Iterator[str]:
+    """When to validate, said twice."""
+    given = {*(f"trainer.{name}" for name in spec.trainer), *named}
+    if spec.training.report_every_steps:
+        for name in ("trainer.val_check_interval", "trainer.check_val_every_n_epoch"):
+            if name in given:
+                yield f"{name} is said by training.report_every_steps already; take one of them out"
 
 
 def _problems_with_callbacks(callbacks: object) -> Iterator[str]:

@@ -34,10 +34,16 @@ def fetch(served: Path, address: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_several_workers_download_once(tmp_path: Path) -> None:
+def test_several_workers_download_once_and_put_right_what_was_left_half_done(tmp_path: Path) -> None:
     served = tmp_path / "served"
     datasets.write_mnist(served)
     datasets.write_cifar10(served, batch=1, test=1)
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, _ in MNIST.resources:
+        (raw / name.removesuffix(".gz")).write_bytes(b"\0\0\x08\x01\0\0")  # cut off in the header
+    (raw / "notes.txt").write_text("the user's own")
+    (tmp_path / "data" / ".Counted-killed" / "MNIST").mkdir(parents=True)
     context = multiprocessing.get_context("spawn")
     with datasets.serving(served) as address:
         workers = [context.Process(target=fetch, args=(served, address, tmp_path / "data")) for _ in range(2)]
@@ -48,6 +54,7 @@ def test_several_workers_download_once(tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert (tmp_path / "downloads").read_text() == "once\n"
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"MNIST", ".Counted.lock"}
+    assert (raw / "notes.txt").read_text() == "the user's own"
 
 
 def test_no_network_is_said_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ from orchestrator.trainable import AnyTrainable
 class Drawing(pl.LightningModule):
     """Everything that a trial could lose when it is interrupted: dropout, noise, momentum, schedules, counters."""
 
+    metric = "val/loss"
+
     def __init__(self, *, lr: float = 0.01, patience: int = 99) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -52,6 +54,7 @@ class Drawing(pl.LightningModule):
         return [EarlyStopping(monitor="val/constant", patience=self.hparams["patience"])]
 
     def configure_optimizers(self) -> dict[str, Any]:
+        self.foreseen_steps = self.trainer.estimated_stepping_batches
         optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)}
 
@@ -60,6 +63,22 @@ class Drawing(pl.LightningModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(TensorDataset(torch.ones(4, 4)), batch_size=4)
+
+
+class Unvalidated(Drawing):
+    """Has no validation; what it reports is of its last step."""
+
+    metric = "train/step"
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        loss = super().training_step(batch)
+        self.log("train/step", loss)
+        return loss
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return []
+
+    val_dataloader = validation_step = None  # type: ignore[assignment]
 
 
 class Patient(Drawing):
@@ -188,6 +207,38 @@ class TestGoingOn:
         }
         reports, ended = train(tmp_path, Trainable(model=Patient), go_on, trainer={"callbacks": [stopping]})
         assert ([report.epoch for report in reports], ended.outcome) == ([1, 2], Outcome.COMPLETE)
+
+    @pytest.mark.parametrize(  # epochs have 4 batches
+        ("module", "steps", "cuts"),
+        [(Drawing, 3, (1, 4)), (Drawing, 6, (1, 2)), (Unvalidated, 3, (1, 4)), (Unvalidated, 4, (2,))],
+    )
+    def test_so_does_one_that_reports_every_few_steps(
+        self, tmp_path: Path, module: type[Drawing], steps: int, cuts: tuple[int, ...]
+    ) -> None:
+        counted = {"training": {"report_every_steps": steps}, "metric": module.metric}
+        whole, ended = train(tmp_path / "whole", Trainable(model=module), go_on, **counted)
+        assert ([report.epoch for report in whole], ended.outcome) == ([1, 2, 3, 4, 5], Outcome.COMPLETE)
+        assert len({report.value for report in whole}) == 5
+        for cut in cuts:
+            folder = tmp_path / f"cut-{cut}"
+            before, ended = train(folder, Trainable(model=module), stop_at(cut), **counted)
+            assert ([report.epoch for report in before], ended.outcome) == ([*range(1, cut + 1)], Outcome.INTERRUPTED)
+            after, ended = train(folder, Trainable(model=module), go_on, **counted)
+            assert ended.outcome is Outcome.COMPLETE
+            assert {report.epoch: report.value for report in [*before, *after]} == {
+                report.epoch: report.value for report in whole
+            }
+
+    def test_a_schedule_can_ask_how_long_a_trial_is(self, tmp_path: Path) -> None:
+        built: list[Drawing] = []
+
+        def build() -> Drawing:
+            built.append(Drawing())
+            return built[-1]
+
+        for more in ({}, {"training": {"report_every_steps": 6}}, {"trainer": {"accumulate_grad_batches": 2}}):
+            train(tmp_path / str(len(built)), Trainable(model=build), go_on, **more)
+        assert [module.foreseen_steps for module in built] == [5 * 4, 5 * 6, 5 * 2]
 
     def test_the_same_seed_gives_the_same_curve(self, tmp_path: Path) -> None:
         first, second = (train(tmp_path / name, Trainable(model=Drawing), go_on)[0] for name in ("first", "second"))

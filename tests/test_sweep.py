@@ -63,17 +63,20 @@ def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
     sweeps.run(
         "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
         "failures.stall_timeout_s=120", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
-        f"params.folder={sweeps.folder}", "params.x=0.25",
-        space(behaviour=options("fine", "raise", "nan", "out_of_memory", "kill_once", "hang_once", "kill_slot_once")),
+        f"params.folder={sweeps.folder}", "params.x=0.25", "training.deterministic=true",
+        space(behaviour=options(
+            "fine", "raise", "nan", "out_of_memory", "kill_once", "hang_once", "kill_slot_once", "draw_lots"
+        )),
     )  # fmt: skip
     trials = {trial["params"]["behaviour"]: trial for trial in sweeps.results("bad")["trials"]}
     assert {name: trial["state"] for name, trial in trials.items()} == {
         "fine": "COMPLETE", "raise": "FAIL", "nan": "PRUNED", "out_of_memory": "PRUNED",
-        "kill_once": "COMPLETE", "hang_once": "COMPLETE", "kill_slot_once": "COMPLETE",
+        "kill_once": "COMPLETE", "hang_once": "COMPLETE", "kill_slot_once": "COMPLETE", "draw_lots": "FAIL",
     }  # fmt: skip
     completed = ("fine", "kill_once", "hang_once", "kill_slot_once")
     assert {trials[behaviour]["value"] for behaviour in completed} == {0.75}
     assert trials["raise"]["error"] == "ValueError: the probe raises"
+    assert "put_ does not have a deterministic implementation" in trials["draw_lots"]["error"]
     assert "score is nan at epoch 2" in trials["nan"]["error"]
     assert "can't allocate memory" in trials["out_of_memory"]["error"]
     folder = sweeps.folder / "results" / "bad" / "trials" / str(trials["out_of_memory"]["number"])
@@ -192,19 +195,20 @@ def assert_whole(sweeps: Sweeps, name: str, trials: int, epochs: int) -> None:
     assert reported == {(number, epoch): 1 for number in range(trials) for epoch in range(1, epochs + 1)}
 
 
-def test_one_worker_and_four_learn_the_same(lone_sweeps: Sweeps) -> None:
+def test_one_worker_four_and_shards_learn_the_same(lone_sweeps: Sweeps) -> None:
     curves = {}
-    for workers in (1, 4):
+    for workers, strategy in ((1, "auto"), (4, "auto"), (2, "probe:CpuFsdp")):
         name = f"shared-{workers}"
         lone_sweeps.run(
             "search", "trainable=probe:Regression", "metric=loss", "goal=minimize", f"name={name}", "search.seed=1",
             "tracking.mode=disabled", "schedule.scheduler=none", "schedule.max_epochs=4", "search.sampler=grid",
             "training.batch_size=global", "training.deterministic=true", "params.batch_size=16",
-            "resources.concurrency=1",
+            "resources.concurrency=1", f"resources.strategy={strategy}",
             f"resources.workers={workers}", "resources.cpus_per_worker=0.4", space(lr=options(0.05, 0.1)),
         )  # fmt: skip
         ledger = (lone_sweeps.folder / "results" / name / "ledger.journal").read_text().splitlines()
         entries = [entry for entry in map(json.loads, ledger) if "intermediate_value" in entry]
         curves[workers] = {(entry["trial_id"], entry["step"]): entry["intermediate_value"] for entry in entries}
     assert len(curves[1]) == 8
-    assert curves[1] == pytest.approx(curves[4], rel=1e-5)
+    assert curves[4] == pytest.approx(curves[1], rel=1e-5)
+    assert curves[2] == pytest.approx(curves[1], rel=1e-5)

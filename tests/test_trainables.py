@@ -10,6 +10,8 @@ import pytest
 from conftest import PROBES, Sweeps
 from doubles import datasets
 
+from orchestrator import runlog
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TESTS = Path(__file__).parent
@@ -47,8 +49,16 @@ def test_mlp(served: Sweeps) -> None:
 
 
 def test_mnist_convnet(served: Sweeps) -> None:
-    trials = search(served, "mnist_convnet", "budget.trials=2", "schedule.max_epochs=2", "schedule.scheduler=none")
+    trials = search(
+        served, "mnist_convnet", "budget.trials=2", "schedule.max_epochs=2", "schedule.scheduler=none",
+        "tracking.watch_every=2",
+    )  # fmt: skip
     assert len({trial["params"]["kernels_2"] for trial in trials}) + len({t["params"]["kernels_1"] for t in trials}) > 2
+    folder = served.folder / "results/mnist_convnet"
+    runs = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    assert runs
+    assert all(runlog.has_row(run, "gradients/net.0.weight") for run in runs)
+    assert list(folder.glob("trials/*/model.onnx"))
     printed = served.run("evaluate", "mnist_convnet")
     assert "test/accuracy" in printed
 
@@ -71,7 +81,7 @@ def test_resnet18_fabric_goes_on_after_a_kill(served: Sweeps) -> None:
 def test_plain_torch_with_two_workers(sweeps: Sweeps) -> None:
     sweeps.run(
         "search", "plain_torch", "name=plain", "budget.trials=3", "schedule.max_epochs=3", "tracking.mode=offline",
-        "search.seed=0",
+        "search.seed=0", "training.deterministic=true",
     )  # fmt: skip
     results = sweeps.results("plain")
     assert [trial["error"] for trial in results["trials"]] == [None] * 3

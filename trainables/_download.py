@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,11 +22,12 @@ def cache_folder(data_dir: str | None) -> Path:
 def download(dataset: Callable[..., Any], folder: Path) -> None:
     """Have a dataset, whole, in a folder.
 
-    One worker of a node downloads it, beside, and moves it into place; the others wait for it. So none sees half of
-    it, and a download that was killed leaves nothing behind that could be taken for the dataset.
+    One worker of a node downloads it, beside, and moves it into place, file by file; the others wait for it. So none
+    sees half of a file, what an earlier download that was killed has left half-done is put right, and files that are
+    not the dataset's stay where they are.
 
     Args:
-        dataset: a class of torchvision's, called with `root` and `download`.
+        dataset: a class of torchvision's, called with `root`, `train` and `download`.
         folder: its `root`.
 
     Raises:
@@ -38,6 +40,8 @@ def download(dataset: Callable[..., Any], folder: Path) -> None:
     with FileLock(folder / f".{name}.lock"):
         if _is_there(dataset, folder):
             return
+        for left in folder.glob(f".{name}-*"):
+            shutil.rmtree(left)  # by a download that was killed
         with TemporaryDirectory(prefix=f".{name}-", dir=folder) as beside:
             try:
                 dataset(root=beside, download=True)
@@ -47,13 +51,18 @@ def download(dataset: Callable[..., Any], folder: Path) -> None:
                     f"{name} is not in {folder}, and cannot be downloaded ({why}); where there is no network, put it"
                     " there, or say where it is with params.data_dir=DIR"
                 ) from exc
-            for part in Path(beside).iterdir():
-                part.rename(folder / part.name)
+            for part in filter(Path.is_file, Path(beside).rglob("*")):
+                target = folder / part.relative_to(beside)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
 
 
 def _is_there(dataset: Callable[..., Any], folder: Path) -> bool:
+    """Whether both splits can be opened; some classes look no further than for files of that name."""
     try:
-        dataset(root=folder, download=False)
-    except RuntimeError:  # "Dataset not found or corrupted", torchvision's way to say no
+        for train in (True, False):
+            dataset(root=folder, train=train, download=False)
+    # "Dataset not found or corrupted", and what reading a file raises that is cut off.
+    except (RuntimeError, ValueError, AssertionError):
         return False
     return True

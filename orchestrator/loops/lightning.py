@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import ray.train.torch  # noqa: F401 - RayDDPStrategy asks it for its device
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -22,9 +23,9 @@ from orchestrator.attempt import Attempt
 from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
-from orchestrator.messages import first_line
+from orchestrator.messages import Report, first_line
 from orchestrator.predictions import Predictions
-from orchestrator.spec import STRATEGIES
+from orchestrator.spec import STRATEGIES, Spec
 from orchestrator.trainable import Trainable
 
 
@@ -97,7 +98,7 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
         "devices": 1,
         **spec.trainer,
         **routed,
-        "max_epochs": spec.schedule.max_epochs,
+        **_length(spec),
         "precision": resources.precision,
         "callbacks": [
             *(
@@ -120,6 +121,14 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
     return pl.Trainer(**arguments)
 
 
+def _length(spec: Spec) -> dict[str, Any]:
+    """How long a trial is, and how often it is validated, as Lightning's Trainer says it."""
+    if (steps := spec.training.report_every_steps) is None:
+        return {"max_epochs": spec.schedule.max_epochs}
+    # Its end is the reporter's to say: the Trainer's own `max_steps` counts those of the optimizers.
+    return {"max_epochs": -1, "val_check_interval": steps, "check_val_every_n_epoch": None}
+
+
 def _strategy(name: str) -> Any:
     match name:
         case "fsdp":
@@ -137,7 +146,7 @@ class Silent(Checkpoint):
 
 
 class Reporter(Checkpoint):
-    """Lightning's callback at the end of every epoch: checkpoint, report, obey.
+    """Lightning's callback at the end of every epoch, or every so many steps: checkpoint, report, obey.
 
     A `Checkpoint` callback runs after all others, so that what they log or decide at the end of the epoch counts,
     and keeps Lightning from adding a ModelCheckpoint of its own.
@@ -145,9 +154,15 @@ class Reporter(Checkpoint):
 
     def __init__(self, attempt: Attempt, model_args: Mapping[str, Any]) -> None:
         self._attempt, self._model_args = attempt, model_args
+        self._every_steps = attempt.spec.training.report_every_steps
         self._validated = False
         self._checkpoint: dict[str, Any] | None = None
         self._fresh: list[list[dict[str, Any]]] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tell the Trainer the length of a trial in steps, which schedules ask it, where it counts the same ones."""
+        if self._every_steps and pl_module.automatic_optimization and trainer.accumulate_grad_batches == 1:
+            trainer.fit_loop.epoch_loop.max_steps = self._every_steps * self._attempt.spec.schedule.max_epochs
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -161,30 +176,69 @@ class Reporter(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what was reported with the checkpoint, until the trainer is ready to go on."""
-        self._checkpoint = {name: checkpoint.get(name) for name in (RECORD, "global_step")}
+        self._checkpoint = {name: checkpoint.get(name) for name in (RECORD, "global_step", "loops")}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the checkpoint's own epoch again; also where nothing is left to train, and no training starts."""
         if self._checkpoint is not None and (report := self._attempt.resume(self._checkpoint)) is not None:
-            # Whoever wrote the checkpoint may have died before the last of its log was written.
-            epoch = report.epoch - 1  # Lightning counts from 0
-            for logger in trainer.loggers if not self._attempt.tracker.has_row(epoch=epoch) else ():
-                logger.log_metrics({**report.metrics, "epoch": epoch}, self._checkpoint["global_step"])
+            self._log_again(trainer, report)
         trainer.should_stop = self._attempt.stopped
         if self._attempt.job.changes:
             self._fresh = [_settings(optimizer) for optimizer in trainer.optimizers]
 
+    def _log_again(self, trainer: pl.Trainer, report: Report) -> None:
+        """Log what was reported: whoever wrote the checkpoint may have died before the last of its log was written."""
+        assert self._checkpoint is not None
+        step, row = self._checkpoint["global_step"], {"epoch": report.epoch - 1}  # Lightning counts from 0
+        if self._every_steps:
+            loop = self._checkpoint["loops"]["fit_loop"]
+            step = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+            row = {"epoch": loop["epoch_progress"]["current"]["processed"], "trainer/global_step": step}
+        for logger in trainer.loggers if not self._attempt.tracker.has_row(**row) else ():
+            logger.log_metrics({**report.metrics, "epoch": row["epoch"]}, step)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the optimizers the trial's own hyperparameters again: a copied checkpoint brought the donor's."""
+        """Go on where the checkpoint left off: in the middle of an epoch, and with the trial's own hyperparameters.
+
+        A checkpoint that was copied brought its donor's.
+        """
+        if self._checkpoint is not None and self._every_steps:
+            self._checkpoint = None
+            self._go_on_within_epoch(trainer)
         for optimizer, fresh in zip(trainer.optimizers, self._fresh, strict=False):
             schedulers = [
                 config.scheduler for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is optimizer
             ]
             _rebase(optimizer, fresh, schedulers)
 
+    def _go_on_within_epoch(self, trainer: pl.Trainer) -> None:
+        """Draw the order of the epoch's data again, and pass over the batches that were trained on."""
+        loop = trainer.fit_loop
+        fetcher, seen = loop._data_fetcher, loop.epoch_loop.batch_progress.current.ready
+        if fetcher is not None and seen < loop.max_batches:
+            self._attempt.restore_random_state(of_the_epoch=True)
+            for loader in fetcher.combined_loader.flattened:
+                _set_sampler_epoch(loader, trainer.current_epoch)
+            iter(fetcher)
+            for _ in range(seen):
+                next(fetcher)
+            fetcher.fetched -= seen  # Lightning adds them, though it passes over none
+        self._attempt.restore_random_state()
+        if loop.epoch_loop.restarted_on_train_batch_end and seen >= loop.max_batches:
+            self._begin_epoch(trainer)  # the Trainer does without `on_train_epoch_start` here
+
+    def _begin_epoch(self, trainer: pl.Trainer) -> None:
+        self._attempt.epoch_begins()
+        if (fetcher := trainer.fit_loop._data_fetcher) is not None:
+            iter(fetcher)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget that the last epoch was validated; in the first, draw random numbers where the checkpoint left off."""
         self._validated = False
+        if self._every_steps and trainer.current_epoch == 0:
+            self._begin_epoch(trainer)
+        elif self._every_steps:
+            self._attempt.epoch_begins()  # from here the Trainer draws the order of the data itself
         if self._checkpoint is not None:
             self._checkpoint = None
             self._attempt.restore_random_state()
@@ -193,8 +247,15 @@ class Reporter(Checkpoint):
                 iter(fetcher)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember that this epoch was validated."""
+        """Remember that this epoch was validated; report, where that is due now."""
         self._validated = True
+        if self._every_steps:
+            self._report_steps(trainer, self._every_steps)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Report, where that is due now and there is no validation."""
+        if self._every_steps and not _validates(trainer) and _batches(trainer) % self._every_steps == 0:
+            self._report_steps(trainer, self._every_steps)
 
     def on_train_batch_start(self, *args: Any) -> None:
         """A step begins: leave, if the sweep was interrupted."""
@@ -215,10 +276,15 @@ class Reporter(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checkpoint and report the epoch, and do as the scheduler says."""
-        validates = sum(trainer.num_val_batches) > 0
-        if validates and not self._validated:
+        if self._every_steps or (_validates(trainer) and not self._validated):
             return  # check_val_every_n_epoch: this epoch has no news
-        epoch = trainer.current_epoch + 1
+        self._report(trainer, trainer.current_epoch + 1)
+
+    def _report_steps(self, trainer: pl.Trainer, every: int) -> None:
+        # A module that stops by itself is validated between two reports, which counts as the next one.
+        self._report(trainer, -(-_batches(trainer) // every))
+
+    def _report(self, trainer: pl.Trainer, epoch: int) -> None:
         self._attempt.report(
             {name: float(value) for name, value in trainer.callback_metrics.items()},
             epoch=epoch,
@@ -226,6 +292,15 @@ class Reporter(Checkpoint):
             final=trainer.should_stop or epoch >= self._attempt.spec.schedule.max_epochs,
         )
         trainer.should_stop = trainer.should_stop or self._attempt.stopped
+
+
+def _validates(trainer: pl.Trainer) -> bool:
+    return sum(trainer.num_val_batches) > 0
+
+
+def _batches(trainer: pl.Trainer) -> int:
+    """How many batches a worker has trained on."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
 def _settings(optimizer: Any) -> list[dict[str, Any]]:

@@ -4,11 +4,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import lightning as L
 import psutil
 import torch
 import wandb
+from ray.train.lightning import RayFSDPStrategy
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -62,6 +66,8 @@ class Probe(L.LightningModule):
                 raise ValueError("the probe raises")
             case "raise_on_rank_1" if self.global_rank == 1:
                 raise ValueError("the probe raises on rank 1")
+            case "draw_lots":
+                torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))  # which one stays is left open
             case "out_of_memory":
                 torch.empty(2**50)
             case "kill_once" if not once.exists():
@@ -98,3 +104,19 @@ class Regression(L.LightningModule):
     def train_dataloader(self) -> DataLoader:
         points = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(points), batch_size=self.hparams.batch_size, shuffle=True)
+
+
+class CpuFsdp(RayFSDPStrategy):
+    """FSDP without a GPU: torch does it once it is told that the device is the CPU, which Lightning does not say."""
+
+    def __init__(self) -> None:
+        super().__init__(state_dict_type="full")
+
+    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        init = FullyShardedDataParallel.__init__
+
+        def on_cpu(self: FullyShardedDataParallel, **kwargs: Any) -> None:
+            init(self, **kwargs | {"device_id": torch.device("cpu")})
+
+        with mock.patch.object(FullyShardedDataParallel, "__init__", on_cpu):
+            return super()._setup_model(model)
