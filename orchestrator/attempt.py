@@ -71,6 +71,8 @@ class Attempt:
         self._error: str | None = None
         self._last: Report | None = None
         self._unsent: Report | None = None
+        self.batch_size: int | None = None
+        """The largest that fits, where that was looked for; the trial goes on with it."""
         self.epochs_done = 0
         """Of the checkpoint to go on from."""
         self._preemption = Preemption(self.broadcast)
@@ -123,6 +125,7 @@ class Attempt:
             "final": self._final,
             "random": self._random,
             "began": self._began,
+            "batch_size": self.batch_size,
         }
 
     def resume(self, checkpoint: Mapping[str, Any]) -> Report | None:

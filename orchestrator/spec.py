@@ -201,9 +201,10 @@ BATCH_SIZES, RATES = ("batch_size",), ("lr", "learning_rate")
 class Training(_Section):
     """How a trial takes its steps, whatever its loop."""
 
-    batch_size: Literal["per_worker", "global"] = "per_worker"
-    """Whether the hyperparameter `batch_size` is each worker's, or is shared out between them: then one worker and
-    several see the same batches in the same order."""
+    batch_size: Literal["per_worker", "global", "largest"] = "per_worker"
+    """Whether the hyperparameter `batch_size` is each worker's, or is shared out between them (then one worker and
+    several see the same batches in the same order), or is only the upper limit of the largest that fits into memory,
+    which is found before the trial begins."""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """How the hyperparameter `lr` (or `learning_rate`) grows with the number of workers, as the global batch does."""
     compile: bool = False
@@ -605,7 +606,7 @@ def _problems_between(spec: Spec) -> Iterator[str]:
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
         yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
     yield from _problems_with_routes(spec, space)
-    yield from _problems_with_training(spec, {plain_name(name) for name in (*spec.params, *space)})
+    yield from _problems_with_training(spec, space)
     yield from _problems_with_steps(spec, (*spec.params, *space))
     yield from _problems_with_callbacks(spec.trainer.get("callbacks", []))
     if "trainer.callbacks" in {*spec.params, *space}:
@@ -639,7 +640,10 @@ def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
     reference = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model_dump()
     trainable = catalog.foresee_trainable(reference)
     try:
-        routed = trainable.route(dict.fromkeys((*spec.params, *space))) if trainable else {}
+        names = dict.fromkeys((*spec.params, *space))
+        if spec.training.batch_size == "largest" and not {plain_name(name) for name in names} & set(BATCH_SIZES):
+            names |= dict.fromkeys(BATCH_SIZES)
+        routed = trainable.route(names) if trainable else {}
     except SpecError as exc:
         yield from exc.problems
         return
@@ -664,16 +668,28 @@ def _problems_with_function(spec: Spec) -> Iterator[str]:
             f"training.report_every_steps is {spec.training.report_every_steps}, but a training function says itself"
             " when it reports; let what it counts as an epoch be so many steps"
         )
+    if spec.training.batch_size == "largest":
+        yield f"training.batch_size is 'largest', which {why}"
     for key in ("watch", "predictions"):
         if getattr(spec.tracking, key):
             yield f"tracking.{key} is {getattr(spec.tracking, key)!r}, which {why}"
 
 
-def _problems_with_training(spec: Spec, named: set[str]) -> Iterator[str]:
+def _problems_with_training(spec: Spec, space: Space) -> Iterator[str]:
     """What `training` says of hyperparameters that are not there, or says twice."""
-    training = spec.training
+    training, named = spec.training, {plain_name(name) for name in (*spec.params, *space)}
     if training.batch_size == "global" and not named & set(BATCH_SIZES):
         yield "training.batch_size is 'global', but neither params nor the space says how large: give batch_size"
+    if training.batch_size == "largest" and (spec.resources.workers > 1 or spec.resources.strategy != "auto"):
+        yield (
+            "training.batch_size is 'largest', which is found on one worker only (Lightning's Tuner); set"
+            " resources.workers=1 and resources.strategy=auto"
+        )
+    if training.batch_size == "largest" and (searched := {*BATCH_SIZES} & {plain_name(each) for each in space}):
+        yield (
+            f"training.batch_size is 'largest', which finds what the space searches; take {', '.join(searched)} out of"
+            " the space, or give its upper limit in params"
+        )
     if training.lr_scaling != "none" and not named & set(RATES):
         yield f"training.lr_scaling is '{training.lr_scaling}', but neither params nor the space has an lr to scale"
     if training.lr_scaling != "none" and training.batch_size == "global":

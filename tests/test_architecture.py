@@ -53,6 +53,7 @@ WORKERS = {
     "slot",
     "worker",
     "attempt",
+    "batch_size",
     "checkpoint",
     "watch",
     "preemption",
@@ -72,7 +73,7 @@ VENDORS = {
     "wandb_workspaces": {"workspace"},
     "onnxruntime": {"export"},
     "torch": {"worker", "attempt", "checkpoint", "process_group", "spot", "export", "predictions", *LOOPS},
-    "lightning": {"worker", "attempt", "checkpoint", "tracker", "predictions", *LOOPS},
+    "lightning": {"worker", "attempt", "batch_size", "checkpoint", "tracker", "predictions", *LOOPS},
     "ray": {
         "sweep",
         "solo",

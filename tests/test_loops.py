@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,12 +17,12 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
-from orchestrator import Trainable, catalog, checkpoint
+from orchestrator import Trainable, catalog, checkpoint, failures
 from orchestrator.attempt import Attempt
 from orchestrator.errors import SpecError, StorageFullError
 from orchestrator.folder import SweepFolder
 from orchestrator.loops.function import FunctionContext
-from orchestrator.messages import Ended, Job, Outcome, Report, Verdict
+from orchestrator.messages import Ended, Job, Outcome, Report, Verdict, first_line
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.trainable import AnyTrainable
@@ -81,11 +81,77 @@ class Unvalidated(Drawing):
     val_dataloader = validation_step = None  # type: ignore[assignment]
 
 
+class Hungry(Drawing):
+    """Runs out of memory, as a GPU says it, with more than some examples in a batch."""
+
+    tried: ClassVar[list[int]] = []
+
+    def __init__(self, *, batch_size: int = 16, fits: int = 5) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.batch_size = batch_size
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        self.tried.append(len(batch[0]))
+        if len(batch[0]) > self.hparams["fits"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is")
+        return super().training_step(batch)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(super().train_dataloader().dataset, batch_size=self.batch_size, shuffle=True)
+
+
 class Patient(Drawing):
     """Brings no callback of its own."""
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return []
+
+
+class TestLargestBatch:
+    """It is found before the trial begins, and is the trial's from then on."""
+
+    largest = {"training": {"batch_size": "largest"}}  # noqa: RUF012
+
+    @pytest.fixture(autouse=True)
+    def tried(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The sizes of all batches."""
+        tried: list[int] = []
+        monkeypatch.setattr(Hungry, "tried", tried)
+        return tried
+
+    def test_a_trial_trains_as_with_that_size_and_goes_on_with_it(self, tmp_path: Path, tried: list[int]) -> None:
+        given, _ = train(tmp_path / "given", Trainable(model=Hungry, model_args={"batch_size": 4}), go_on)
+        tried.clear()
+        found, ended = train(tmp_path / "found", Trainable(model=Hungry), go_on, **self.largest)
+        assert ended.outcome is Outcome.COMPLETE
+        assert list(dict.fromkeys(tried)) == [1, 2, 4, 8]
+        assert curves(found) == curves(given)
+        train(tmp_path / "cut", Trainable(model=Hungry), stop_at(2), **self.largest)
+        tried.clear()
+        after, _ = train(tmp_path / "cut", Trainable(model=Hungry), go_on, **self.largest)
+        assert set(tried) == {4}
+        assert curves(after) == {epoch: curves(given)[epoch] for epoch in (2, 3, 4, 5)}
+
+    def test_the_hyperparameter_is_the_limit(self, tmp_path: Path, tried: list[int]) -> None:
+        train(tmp_path, Trainable(model=Hungry), go_on, params={"batch_size": 3}, **self.largest)
+        assert list(dict.fromkeys(tried)) == [1, 2]
+
+    def test_all_examples_at_once_may_fit(self, tmp_path: Path, tried: list[int]) -> None:
+        train(tmp_path, Trainable(model=Hungry, model_args={"fits": 99}), go_on, **self.largest)
+        assert list(dict.fromkeys(tried)) == [1, 2, 4, 8, 16]
+
+    def test_a_trial_of_which_not_one_example_fits_is_out_of_memory(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            train(tmp_path, Trainable(model=Hungry, model_args={"fits": 0}), go_on, **self.largest)
+        assert failures.kind(first_line(caught.value)) is Outcome.OUT_OF_MEMORY
+
+    def test_a_module_that_does_not_say_its_batch_size_is_refused(self, tmp_path: Path) -> None:
+        def build(*, batch_size: int) -> Drawing:
+            return Drawing()
+
+        with pytest.raises(SpecError, match=r"training\.batch_size is 'largest': .*Field batch_size not found"):
+            train(tmp_path, Trainable(model=build), go_on, **self.largest)
 
 
 class Noise:

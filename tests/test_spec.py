@@ -131,6 +131,18 @@ class TestValues:
              " many values; give a step, or use sampler=tpe"),
             (["resources.strategy=fsdp"],
              "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"),
+            (["training.batch_size=largest", "resources.workers=2"],
+             "training.batch_size is 'largest', which is found on one worker only (Lightning's Tuner); set"
+             " resources.workers=1 and resources.strategy=auto"),
+            (["training.batch_size=largest", "space={batch_size: {options: [1, 2]}}"],
+             "training.batch_size is 'largest', which finds what the space searches; take batch_size out of the space,"
+             " or give its upper limit in params"),
+            (["training.report_every_steps=9", "trainer.val_check_interval=0.5"],
+             "trainer.val_check_interval is said by training.report_every_steps already; take one of them out"),
+            (["trainable=plain_torch", "space={hidden: {options: [8, 16]}}",
+              "training.report_every_steps=9"],
+             "training.report_every_steps is 9, but a training function says itself when it reports; let what it counts"
+             " as an epoch be so many steps"),
             (["resources.gpus_per_worker=1.5"],
              "resources.gpus_per_worker is 1.5; above 1 it is a whole number, because a GPU is shared by workers, not a"
              " worker's work by parts of GPUs"),

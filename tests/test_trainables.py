@@ -57,7 +57,7 @@ def test_mnist_convnet(served: Sweeps) -> None:
     folder = served.folder / "results/mnist_convnet"
     runs = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
     assert runs
-    assert all(runlog.has_row(run, "gradients/net.0.weight") for run in runs)
+    assert all(runlog.has_row(run, "gradients/net.0.weight/values") for run in runs)
     assert list(folder.glob("trials/*/model.onnx"))
     printed = served.run("evaluate", "mnist_convnet")
     assert "test/accuracy" in printed

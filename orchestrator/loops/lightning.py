@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnvironment
 
-from orchestrator import catalog
+from orchestrator import batch_size, catalog
 from orchestrator.attempt import Attempt
 from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD
@@ -43,12 +43,14 @@ class Loop:
 
     def fit(self, trainable: Trainable, attempt: Attempt) -> None:
         """Build model, data and trainer, and fit."""
-        routed = trainable.route(attempt.params)
+        routed = trainable.route(self._params(trainable, attempt))
         model = trainable.model(**routed["model"])
         data = self._data.of(trainable.data, routed["data"])
         if attempt.weights is not None:
             _load_weights(model, attempt.weights)
         attempt.begin()
+        if attempt.batch_size is not None:
+            attempt.tracker.log({"batch_size": attempt.batch_size}, step=0)
         compiled: Any = torch.compile(model) if attempt.spec.training.compile else model
         trainer = _trainer(attempt, Reporter(attempt, routed["model"]), routed["trainer"])
         attempt.tracker.watch(model)
@@ -64,7 +66,7 @@ class Loop:
         Raises:
             SpecError: the module has no `test_step`.
         """
-        routed = trainable.route(attempt.params)
+        routed = trainable.route(self._params(trainable, attempt))
         model = trainable.model(**routed["model"])
         if not is_overridden("test_step", model):
             raise SpecError(f"there is nothing to test with: {type(model).__name__} has no test_step")
@@ -74,6 +76,23 @@ class Loop:
         if data is not None:
             data.trainer = None
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def _params(self, trainable: Trainable, attempt: Attempt) -> dict[str, Any]:
+        """A trial's hyperparameters, with the largest batch size that fits where that is asked for."""
+        if attempt.spec.training.batch_size != "largest":
+            return attempt.params
+        name = batch_size.name_in(attempt.params)
+        if attempt.start_from is not None:
+            saved = torch.load(attempt.start_from, map_location="cpu", weights_only=False, mmap=True)
+            attempt.batch_size = saved[RECORD]["batch_size"]
+        else:
+            at_most = attempt.params.get(name, batch_size.LIMIT)
+            routed = trainable.route({**attempt.params, name: 1})
+            with isolate_rng():  # the trial is to be that of a batch size which was given
+                model, data = trainable.model(**routed["model"]), self._data.of(trainable.data, routed["data"])
+                trainer = _trainer(attempt, Silent(), routed["trainer"])
+                attempt.batch_size = batch_size.largest(trainer, model, data, at_most=at_most)
+        return {**attempt.params, name: attempt.batch_size}
 
 
 def _load_weights(model: pl.LightningModule, path: Path) -> None:
