@@ -122,7 +122,13 @@ class Tracker:
         """Log a module's gradients, parameters and topology, as far as the spec says."""
         tracking = self._spec.tracking
         if self._live and (tracking.watch or tracking.watch_graph):
-            self._run.watch(module, log=tracking.watch, log_freq=tracking.watch_every, log_graph=tracking.watch_graph)
+            self._run.watch(
+                module,
+                log=tracking.watch,
+                log_freq=tracking.watch_every,
+                log_graph=tracking.watch_graph,
+                idx=0,  # or the SDK counts the modules of this process, and every trial has other names for the same
+            )
 
     def has_row(self, **where: float) -> bool:
         """Whether the open run has, from an earlier time that it was open, a row with the sweep's metric and these."""

@@ -191,6 +191,22 @@ def test_resume_keeps_what_the_sweep_is(capsys: pytest.CaptureFixture[str], swee
     assert (code, err) == (2, f"error: {name} is part of what the sweep is, and stays; start a new sweep for another\n")
 
 
+def test_a_trial_that_goes_back_says_so(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(sweep, Spec.from_yaml(sweep.read_text("sweep.yaml")))
+    ledger.report(make_report(2, 2, 0.75))
+    sweep.write_text(sweep.checkpoint(2, 2), "weights 2")
+    monkeypatch.setattr("orchestrator.front.run_sweep", lambda _: 0)
+    said = "trial 2 goes back from epoch 2 to 1: what it trains again stays on record as it was,"
+    for epoch, says in ((2, False), (1, True)):
+        code, out, _ = run(capsys, "resume", "small", "--from", f"2={sweep.show(sweep.checkpoint(2, epoch))}")
+        assert code == 0
+        assert (said in out) is says
+        assert list(sweep.checkpoints(2)) == ([1] if epoch == 1 else [2])
+        sweep.write_text(sweep.checkpoint(2, 1), "weights 1")
+
+
 def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "validate", "space={lr: {options: [1, 2]}}")
     assert (code, out) == (0, "valid: digits, maximize val/accuracy over lr\n")

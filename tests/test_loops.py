@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import random
+import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -338,6 +341,32 @@ class TestFunctions:
     def test_what_is_for_lightnings_trainer_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=r"trainer\.max_steps: a training function has no Lightning Trainer"):
             train(tmp_path, catalog.load_trainable("plain_torch"), go_on, trainer={"max_steps": 3})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "c++")), reason="torch.compile on a CPU needs a C++ compiler"
+)
+@pytest.mark.parametrize("trainable", [Trainable(model=Drawing), catalog.load_trainable("plain_torch")])
+def test_a_compiled_model_trains_and_its_checkpoint_is_that_of_one_that_is_not(
+    tmp_path: Path, trainable: AnyTrainable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr("orchestrator.loops.function._device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("ray.train.torch.prepare_model", lambda model, **_: model)
+    monkeypatch.setattr("ray.train.torch.prepare_data_loader", lambda loader: loader)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its own
+        reports, ended = train(tmp_path / "compiled", trainable, go_on, training={"compile": True})
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert ([report.epoch for report in reports], ended.outcome) == ([1, 2, 3, 4, 5], Outcome.COMPLETE)
+    train(tmp_path / "plain", trainable, stop_at(1))
+    with_it, without = (
+        torch.load(tmp_path / name / "x/trials/0/epoch-0001.ckpt", weights_only=True) for name in ("compiled", "plain")
+    )
+    weights = "state_dict" if isinstance(trainable, Trainable) else "network"
+    assert with_it[weights].keys() == without[weights].keys()
 
 
 class TestLargeCheckpoints:

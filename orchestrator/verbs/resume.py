@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
-    """Make a checkpoint the newest of a trial, from which it goes on.
+    """Make a checkpoint the newest of a trial, from which it goes on; what is on record of later epochs stays there.
 
     Raises:
         InputError: there is no such trial, it has ended, or that is no checkpoint of a sweep.
@@ -72,7 +72,9 @@ def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
     from orchestrator.reference import fetch_checkpoint
 
     number, _, name = given.partition("=")
-    waiting = [str(record.number) for record in front.look(folder, spec)[0].records if record.state == "RUNNING"]
+    waiting = {
+        str(record.number): record for record in front.look(folder, spec)[0].records if record.state == "RUNNING"
+    }
     if number not in waiting:
         raise InputError(
             f"--from {given}: '{number}' is no unfinished trial; there are: {', '.join(waiting) or 'none'}"
@@ -84,4 +86,9 @@ def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
         target = f"trials/{number}/{path.name}"
         if folder.show(target) != str(path.resolve()):
             folder.upload(path, target)
-        folder.drop_checkpoints(int(number), kept={folder.epoch_of(path.name)})
+        folder.drop_checkpoints(int(number), kept={epoch := folder.epoch_of(path.name)})
+    if (last := max(waiting[number].curve, default=0)) > epoch:
+        print(
+            f"trial {number} goes back from epoch {last} to {epoch}: what it trains again stays on record as it was,"
+            " and its later checkpoints are deleted"
+        )
