@@ -93,6 +93,14 @@ class Context(ABC):
 
     @property
     @abstractmethod
+    def weights(self) -> Path | None:
+        """The checkpoint whose weights to begin with, where the sweep has one (its `start_from`), as a local file.
+
+        None for a trial that goes on, and has weights of its own.
+        """
+
+    @property
+    @abstractmethod
     def device(self) -> torch.device:
         """This rank's device."""
 

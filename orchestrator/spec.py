@@ -659,8 +659,6 @@ def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
 def _problems_with_function(spec: Spec) -> Iterator[str]:
     """What is asked of a training function that only Lightning's loop does."""
     why = "a training function does not: it is done for a LightningModule only; leave it out"
-    if spec.start_from:
-        yield f"start_from is '{spec.start_from}', which {why}"
     if spec.schedule.scheduler in ("pbt", "pb2"):
         yield f"schedule.scheduler is '{spec.schedule.scheduler}', which changes hyperparameters in mid-training; {why}"
     if spec.training.report_every_steps:

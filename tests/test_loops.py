@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
-from orchestrator import Trainable, catalog, checkpoint, failures
+from orchestrator import Trainable, TrainFunction, catalog, checkpoint, failures
 from orchestrator.attempt import Attempt
 from orchestrator.errors import SpecError, StorageFullError
 from orchestrator.folder import SweepFolder
@@ -337,6 +337,28 @@ class TestFunctions:
         assert ended.outcome is Outcome.COMPLETE
         assert after[0] == before[-1]
         assert curves([*before, *after]) == curves(whole)
+
+    @pytest.mark.parametrize("name", ["plain_torch", "resnet18_fabric"])
+    def test_a_trial_can_begin_with_another_ones_weights(
+        self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trainables.resnet18_fabric.Cifar10", Noise)
+        trainable, at_rest = catalog.load_trainable(name), {"params": {"lr": 0.0}, "schedule": {"max_epochs": 1}}
+        donor, _ = train(tmp_path / "donor", trainable, stop_at(2))
+        given = tmp_path / "second" / "x" / "start_from.ckpt"
+        given.parent.mkdir(parents=True)
+        shutil.copyfile(tmp_path / "donor" / "x" / str(donor[-1].checkpoint), given)
+        (first,), _ = train(tmp_path / "second", trainable, go_on, start_from=str(given), **at_rest)
+        (fresh,), _ = train(tmp_path / "fresh", trainable, go_on, **at_rest)
+        assert abs(first.value - donor[-1].value) < abs(fresh.value - donor[-1].value)
+
+    def test_a_function_that_does_not_ask_for_them_is_refused(self, tmp_path: Path) -> None:
+        given = tmp_path / "x" / "start_from.ckpt"
+        given.parent.mkdir()
+        torch.save({}, given)
+        deaf = TrainFunction(train=lambda context: context.report({"val/loss": 1.0}, epoch=1, checkpoint={}))
+        with pytest.raises(SpecError, match=r"does not ask for them \(context\.weights\)"):
+            train(tmp_path, deaf, go_on, start_from=str(given))
 
     def test_what_is_for_lightnings_trainer_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=r"trainer\.max_steps: a training function has no Lightning Trainer"):

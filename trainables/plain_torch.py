@@ -50,6 +50,8 @@ def train(
         saved = context.load()
         for name, part in parts.items():
             part.load_state_dict(saved[name])
+    elif context.weights:
+        network.load_state_dict(torch.load(context.weights, map_location="cpu")["network"])
     for epoch in context.epochs():
         if isinstance(train_loader.sampler, DistributedSampler):
             train_loader.sampler.set_epoch(epoch)

@@ -48,6 +48,8 @@ def train(
     state = {"model": model, "optimizer": optimizer}
     if context.start_from:
         fabric.load(context.start_from, state)
+    elif context.weights:
+        fabric.load(context.weights, {"model": model})
     for epoch in context.epochs():
         # Fabric counts epochs for the sampler from 0 in every process; a trial that goes on is further on than that.
         vars(train_loader)["_num_iter_calls"] = epoch - 1

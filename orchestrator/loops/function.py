@@ -61,11 +61,18 @@ class FunctionContext(Context):
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
+        self._begun_with: Path | None = None
         self._fabric: Fabric | None = None
         self.number, self.seed = attempt.job.number, attempt.job.seed
         self.rank, self.world_size = attempt.rank, attempt.world_size
         self.max_epochs, self.resources = attempt.spec.schedule.max_epochs, attempt.spec.resources
         self.start_from, self.tracker = attempt.start_from, attempt.tracker
+
+    @property
+    def weights(self) -> Path | None:
+        """The checkpoint whose weights to begin with; see `Context`."""
+        self._begun_with = self._attempt.weights
+        return self._begun_with
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +89,11 @@ class FunctionContext(Context):
 
     def report(self, metrics: Mapping[str, float], *, epoch: int, checkpoint: Mapping[str, Any]) -> None:
         """Hand in an epoch; see `Context`."""
+        if self._attempt.weights != self._begun_with:
+            raise SpecError(
+                "start_from names the weights to begin with, and the training function does not ask for them"
+                " (context.weights)"
+            )
 
         def save(path: Path) -> None:
             state = {**checkpoint, RECORD: self._attempt.record}

@@ -31,7 +31,7 @@ class Alone(Context):
     """One worker on the CPU, one epoch."""
 
     number, seed, rank, world_size, max_epochs = 0, 0, 0, 1, 1
-    resources, start_from, tracker = Resources(), None, NoRun()
+    resources, start_from, weights, tracker = Resources(), None, None, NoRun()
     device = torch.device("cpu")
 
     def __init__(self, folder: Path) -> None:
