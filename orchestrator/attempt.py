@@ -135,10 +135,12 @@ class Attempt:
             That report; None where the checkpoint is not this trial's own.
         """
         record = checkpoint.get(RECORD)
-        if record is None or record["report"] is None:  # the latter in a trial's first epoch
+        if record is None:
             return None
-        self.epochs_done, self._random = record["report"]["epoch"], record["random"]
-        self._began = record.get("began", [])
+        self._random, self._began = record["random"], record["began"]
+        if record["report"] is None:  # in a trial's first epoch
+            return None
+        self.epochs_done = record["report"]["epoch"]
         if record["number"] != self.job.number:
             return None
         self._curve = dict(record["curve"])
@@ -208,6 +210,7 @@ class Attempt:
             return
         self.settle(wait=True)
         if not self.stopped:
+            self._keep_random_state()
             self._save(self._folder.partial(self.job.number, max(self._curve, default=0)), save)
             self._error = "a node of its was about to be taken away"
             self._stop(Outcome.MOVED)
@@ -249,10 +252,15 @@ class Attempt:
             checkpoint=self._folder.checkpoint(self.job.number, epoch),
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
         )
-        self._pending, self._final, self._random = report, final, self._gather(_random_state())
-        self._began = self._gather(self._begins) if self._begins else []
+        self._pending, self._final = report, final
+        self._keep_random_state()
         self._save(self._folder.checkpoint(self.job.number, epoch), save)
         self._hand_in(report, final=final)
+
+    def _keep_random_state(self) -> None:
+        """For the record, of every rank."""
+        self._random = self._gather(_random_state())
+        self._began = self._gather(self._begins) if self._begins else []
 
     def _save(self, path: str, save: Callable[[Path], None]) -> None:
         """Save to a path of the sweep's folder, on all ranks; nothing more after a storage that was full."""

@@ -26,6 +26,7 @@ from orchestrator.errors import SpecError, StorageFullError
 from orchestrator.folder import SweepFolder
 from orchestrator.loops.function import FunctionContext
 from orchestrator.messages import Ended, Job, Outcome, Report, Verdict, first_line
+from orchestrator.preemption import Preemption
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.trainable import AnyTrainable
@@ -293,6 +294,23 @@ class TestGoingOn:
             before, ended = train(folder, Trainable(model=module), stop_at(cut), **counted)
             assert ([report.epoch for report in before], ended.outcome) == ([*range(1, cut + 1)], Outcome.INTERRUPTED)
             after, ended = train(folder, Trainable(model=module), go_on, **counted)
+            assert ended.outcome is Outcome.COMPLETE
+            assert {report.epoch: report.value for report in [*before, *after]} == {
+                report.epoch: report.value for report in whole
+            }
+
+    @pytest.mark.parametrize(("more", "steps"), [({}, (2, 4, 7)), ({"training": {"report_every_steps": 3}}, (2, 3, 7))])
+    def test_so_does_one_whose_node_is_taken_away(
+        self, tmp_path: Path, more: dict[str, Any], steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, _ = train(tmp_path / "whole", Trainable(model=Drawing), go_on, **more)
+        for step in steps:
+            asked = iter(range(1, 99))
+            with monkeypatch.context() as patch:
+                patch.setattr(Preemption, "is_announced", lambda _, asked=asked, step=step: next(asked) >= step)
+                before, ended = train(tmp_path / str(step), Trainable(model=Drawing), go_on, **more)
+            assert ended.outcome is Outcome.MOVED
+            after, ended = train(tmp_path / str(step), Trainable(model=Drawing), go_on, **more)
             assert ended.outcome is Outcome.COMPLETE
             assert {report.epoch: report.value for report in [*before, *after]} == {
                 report.epoch: report.value for report in whole

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from orchestrator.context import RECORD
 from orchestrator.loops.lightning import Reporter
 from orchestrator.messages import Job
+from orchestrator.spec import Spec
 
 BATCHES = 5
 
@@ -45,7 +46,9 @@ class Announced:
         self.stopped = False
         self.record: dict[str, Any] = {"number": 0, "curve": {}, "report": None, "final": False}
         self.epochs: list[int] = []
-        self.spec = type("Spec", (), {"schedule": type("Schedule", (), {"max_epochs": 2})})
+        self.spec = Spec.model_validate(
+            {"trainable": "x", "space": {}, "metric": "m", "goal": "minimize", "schedule": {"max_epochs": 2}}
+        )
         self.epochs_done = 0
         self.job = Job(number=0, params={}, seed=0)
 
@@ -58,7 +61,10 @@ class Announced:
     def resume(self, checkpoint: Any) -> None:
         assert checkpoint[RECORD] == self.record
 
-    def restore_random_state(self) -> None:
+    def restore_random_state(self, *, of_the_epoch: bool = False) -> None:
+        pass
+
+    def epoch_begins(self) -> None:
         pass
 
     def stepped(self, save: Callable[[Path], None]) -> None:

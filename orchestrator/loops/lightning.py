@@ -221,7 +221,9 @@ class Reporter(Checkpoint):
 
         A checkpoint that was copied brought its donor's.
         """
-        if self._checkpoint is not None and self._every_steps:
+        loop = trainer.fit_loop
+        within_epoch = 0 < loop.epoch_loop.batch_progress.current.ready < loop.max_batches
+        if self._checkpoint is not None and (self._every_steps or within_epoch):
             self._checkpoint = None
             self._go_on_within_epoch(trainer)
         for optimizer, fresh in zip(trainer.optimizers, self._fresh, strict=False):
@@ -235,10 +237,14 @@ class Reporter(Checkpoint):
         loop = trainer.fit_loop
         fetcher, seen = loop._data_fetcher, loop.epoch_loop.batch_progress.current.ready
         if fetcher is not None and seen < loop.max_batches:
-            self._attempt.restore_random_state(of_the_epoch=True)
             for loader in fetcher.combined_loader.flattened:
                 _set_sampler_epoch(loader, trainer.current_epoch)
-            iter(fetcher)
+            if trainer.current_epoch == 0 and not self._every_steps:  # drawn before the epoch began
+                iter(fetcher)
+                self._attempt.restore_random_state(of_the_epoch=True)
+            else:
+                self._attempt.restore_random_state(of_the_epoch=True)
+                iter(fetcher)
             for _ in range(seen):
                 next(fetcher)
             fetcher.fetched -= seen  # Lightning adds them, though it passes over none
@@ -256,7 +262,7 @@ class Reporter(Checkpoint):
         self._validated = False
         if self._every_steps and trainer.current_epoch == 0:
             self._begin_epoch(trainer)
-        elif self._every_steps:
+        else:
             self._attempt.epoch_begins()  # from here the Trainer draws the order of the data itself
         if self._checkpoint is not None:
             self._checkpoint = None
@@ -269,12 +275,8 @@ class Reporter(Checkpoint):
         """Remember that this epoch was validated; report, where that is due now."""
         self._validated = True
         if self._every_steps:
-            self._report_steps(trainer, self._every_steps)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Report, where that is due now and there is no validation."""
-        if self._every_steps and not _validates(trainer) and _batches(trainer) % self._every_steps == 0:
-            self._report_steps(trainer, self._every_steps)
+            # A module that stops by itself is validated between two reports, which counts as the next one.
+            self._report(trainer, -(-_batches(trainer) // self._every_steps))
 
     def on_train_batch_start(self, *args: Any) -> None:
         """A step begins: leave, if the sweep was interrupted."""
@@ -282,10 +284,14 @@ class Reporter(Checkpoint):
         self.on_validation_batch_start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """A step is over: save and leave, where a node is about to be taken away."""
-        self._attempt.stepped(trainer.save_checkpoint)
-        if self._attempt.stopped:
-            raise Interrupted
+        """A step is over: report, where that is due; save and leave, where a node is about to be taken away."""
+        due = self._every_steps is not None and _batches(trainer) % self._every_steps == 0
+        if due and not _validates(trainer):
+            self._report(trainer, _batches(trainer) // (self._every_steps or 1))
+        elif not (due or trainer.is_last_batch):  # else the validation, or the epoch's end, comes first
+            self._attempt.stepped(trainer.save_checkpoint)
+            if self._attempt.stopped:
+                raise Interrupted
 
     def on_validation_batch_start(self, *args: Any) -> None:
         """A step begins."""
@@ -298,10 +304,6 @@ class Reporter(Checkpoint):
         if self._every_steps or (_validates(trainer) and not self._validated):
             return  # check_val_every_n_epoch: this epoch has no news
         self._report(trainer, trainer.current_epoch + 1)
-
-    def _report_steps(self, trainer: pl.Trainer, every: int) -> None:
-        # A module that stops by itself is validated between two reports, which counts as the next one.
-        self._report(trainer, -(-_batches(trainer) // every))
 
     def _report(self, trainer: pl.Trainer, epoch: int) -> None:
         self._attempt.report(
