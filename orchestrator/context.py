@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,7 +44,8 @@ class Context(ABC):
                 for batch in batches:
                     if context.should_stop():
                         return
-                    ...
+                    with context.autocast():
+                        ...
                 context.report({"val/loss": loss}, epoch=epoch, checkpoint={"network": network.state_dict()})
 
     Every method is to be called on all ranks alike.
@@ -84,7 +86,7 @@ class Context(ABC):
             checkpoint: what `load` returns when the trial goes on.
 
         Raises:
-            SpecError: the sweep's metric is not among the metrics.
+            SpecError: the sweep's metric is not among the metrics, or the spec asks for what the function ignores.
         """
 
     @abstractmethod
@@ -111,6 +113,14 @@ class Context(ABC):
     @abstractmethod
     def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         """The loader, each worker with its part of the data: `ray.train.torch.prepare_data_loader`."""
+
+    @abstractmethod
+    def autocast(self) -> AbstractContextManager[None]:
+        """Where to run the model and its loss in a loop of plain torch, in the precision that the spec asks for.
+
+        Raises:
+            SpecError: it is neither `32-true` nor `bf16-mixed`; a `fabric` does the others.
+        """
 
     @abstractmethod
     def fabric(self, **arguments: Any) -> Fabric:

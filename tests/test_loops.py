@@ -112,6 +112,22 @@ class Patient(Drawing):
         return []
 
 
+def test_gradients_are_accumulated_and_clipped(tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    class Clipped(Drawing):
+        def on_before_zero_grad(self, optimizer: Any) -> None:
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            norms.extend([float(torch.cat([grad.flatten() for grad in grads]).norm())] if grads else [])
+
+    arguments = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.01}
+    train(tmp_path, Trainable(model=Clipped), go_on, trainer=arguments)
+    saved = torch.load(tmp_path / "x/trials/0/epoch-0005.ckpt", weights_only=True)
+    assert saved["global_step"] == 5 * 4 / 2
+    assert norms
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+
+
 class TestLargestBatch:
     """It is found before the trial begins, and is the trial's from then on."""
 
@@ -369,6 +385,38 @@ class TestFunctions:
         (first,), _ = train(tmp_path / "second", trainable, go_on, start_from=str(given), **at_rest)
         (fresh,), _ = train(tmp_path / "fresh", trainable, go_on, **at_rest)
         assert abs(first.value - donor[-1].value) < abs(fresh.value - donor[-1].value)
+
+    @pytest.mark.parametrize("name", ["plain_torch", "resnet18_fabric", Trainable(model=Drawing)])
+    def test_precision_is_as_asked(
+        self, tmp_path: Path, name: str | Trainable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trainables.resnet18_fabric.Cifar10", Noise)
+        trainable = catalog.load_trainable(name) if isinstance(name, str) else name
+        seen: set[torch.dtype] = set()
+
+        def look(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+            if isinstance(module, torch.nn.Linear):
+                seen.add(output.dtype)
+
+        hook = torch.nn.modules.module.register_module_forward_hook(look)
+        try:
+            for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+                seen.clear()
+                more = {"resources": {"precision": precision}, "schedule": {"max_epochs": 1}}
+                (report,), _ = train(tmp_path / precision, trainable, go_on, **more)
+                assert dtype in seen
+                saved = torch.load(tmp_path / precision / "x" / str(report.checkpoint), weights_only=True)
+                weights = next(saved[key] for key in ("state_dict", "network", "model") if key in saved)
+                assert {t.dtype for t in weights.values() if t.is_floating_point()} == {torch.float32}
+        finally:
+            hook.remove()
+
+    def test_a_precision_that_a_function_ignores_or_cannot_have_is_refused(self, tmp_path: Path) -> None:
+        deaf = TrainFunction(train=lambda context: context.report({"val/loss": 1.0}, epoch=1, checkpoint={}))
+        with pytest.raises(SpecError, match=r"it uses neither context\.autocast\(\) nor context\.fabric\(\)"):
+            train(tmp_path / "deaf", deaf, go_on, resources={"precision": "bf16-mixed"})
+        with pytest.raises(SpecError, match=r"which a loop of plain torch does not have: use context\.fabric\(\)"):
+            train(tmp_path / "half", catalog.load_trainable("plain_torch"), go_on, resources={"precision": "16-mixed"})
 
     def test_a_function_that_does_not_ask_for_them_is_refused(self, tmp_path: Path) -> None:
         given = tmp_path / "x" / "start_from.ckpt"

@@ -60,7 +60,8 @@ def train(
             if context.should_stop():
                 return
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
+            with context.autocast():
+                loss = F.cross_entropy(model(x), y)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,7 @@ class FunctionContext(Context):
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._begun_with: Path | None = None
+        self._casts = attempt.spec.resources.precision == "32-true"
         self._fabric: Fabric | None = None
         self.number, self.seed = attempt.job.number, attempt.job.seed
         self.rank, self.world_size = attempt.rank, attempt.world_size
@@ -89,11 +91,7 @@ class FunctionContext(Context):
 
     def report(self, metrics: Mapping[str, float], *, epoch: int, checkpoint: Mapping[str, Any]) -> None:
         """Hand in an epoch; see `Context`."""
-        if self._attempt.weights != self._begun_with:
-            raise SpecError(
-                "start_from names the weights to begin with, and the training function does not ask for them"
-                " (context.weights)"
-            )
+        self._check_that_it_was_heard()
 
         def save(path: Path) -> None:
             state = {**checkpoint, RECORD: self._attempt.record}
@@ -104,6 +102,26 @@ class FunctionContext(Context):
 
         numbers = {name: float(value) for name, value in metrics.items()}
         self._attempt.report(numbers, epoch=epoch, save=save, final=epoch >= self.max_epochs)
+
+    def _check_that_it_was_heard(self) -> None:
+        """What a spec asks of a function is in the function's hands; asked in vain it would be found out too late.
+
+        Raises:
+            SpecError: for what it has not asked the context for.
+        """
+        problems = []
+        if self._attempt.weights != self._begun_with:
+            problems.append(
+                "start_from names the weights to begin with, and the training function does not ask for them"
+                " (context.weights)"
+            )
+        if not self._casts and self._fabric is None:
+            problems.append(
+                f"resources.precision is '{self.resources.precision}', and the training function has another: it uses"
+                " neither context.autocast() nor context.fabric()"
+            )
+        if problems:
+            raise SpecError(problems)
 
     def should_stop(self) -> bool:
         """Whether to return now; see `Context`."""
@@ -129,6 +147,20 @@ class FunctionContext(Context):
         """The loader, each worker with its part of the data; see `Context`."""
         prepared: DataLoader[Any] = ray.train.torch.prepare_data_loader(loader)
         return prepared
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Where to run the model and its loss; see `Context`."""
+        self._casts = True
+        match self.resources.precision:
+            case "32-true":
+                return nullcontext()
+            case "bf16-mixed":
+                return cast(AbstractContextManager[None], torch.autocast(self.device.type, torch.bfloat16))
+            case other:
+                raise SpecError(
+                    f"resources.precision is '{other}', which a loop of plain torch does not have: use"
+                    " context.fabric(), or 32-true or bf16-mixed"
+                )
 
     def fabric(self, **arguments: Any) -> Fabric:
         """A launched Fabric; see `Context`."""

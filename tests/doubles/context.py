@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ class Alone(Context):
 
     def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         return loader
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def fabric(self, **arguments: Any) -> Fabric:
         self._fabric = Fabric(accelerator="cpu", devices=1, **arguments)
