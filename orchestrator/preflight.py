@@ -68,7 +68,7 @@ class Node:
 
 def check(spec: Spec, folder: SweepFolder) -> list[str]:
     """Look at every other node of the connected cluster that can train; the problems found, a sentence each."""
-    token, place = uuid.uuid4().hex, f"preflight-{uuid.uuid4().hex[:8]}"
+    token, place, was_there = uuid.uuid4().hex, f"preflight-{uuid.uuid4().hex[:8]}", folder.has("")
     try:
         folder.write_text(f"{place}/here", token)
     except StorageError as exc:
@@ -80,7 +80,7 @@ def check(spec: Spec, folder: SweepFolder) -> list[str]:
     for node in nodes:
         if node.facts and node.facts.storage is None and not folder.has(f"{place}/{node.name}"):
             problems.append(f"storage: what node {node.name} writes to {folder.show('')} is not seen here")
-    folder.delete_folder(place)
+    folder.delete_folder(place if was_there else "")
     return problems
 
 

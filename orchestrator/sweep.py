@@ -715,8 +715,6 @@ def _look_before(spec: Spec, folder: SweepFolder) -> None:
         InputError: with every problem found.
     """
     if cluster.is_given() and (problems := preflight.check(spec, folder)):
-        if not folder.exists():
-            folder.delete_folder("")
         raise InputError(problems)
 
 

@@ -115,6 +115,15 @@ class TestAnyStorage:
         folder.delete("a/b.txt")
         assert not folder.has("a/b.txt")
 
+    def test_deleting_a_folder(self, folder: SweepFolder) -> None:
+        folder.write_text("kept/a", "1")
+        folder.write_text("gone/b/c", "2")
+        folder.delete_folder("gone")
+        folder.delete_folder("gone")
+        assert (folder.has("kept/a"), folder.has("gone/b/c"), folder.has("gone")) == (True, False, False)
+        folder.delete_folder("")
+        assert not folder.has("kept/a")
+
     def test_a_file_is_whole_or_not_there(self, folder: SweepFolder, tmp_path: Path) -> None:
         path = write_checkpoint(folder, 0, 1, tmp_path, "first")
         fail_while_writing(folder, path, tmp_path)

@@ -30,9 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with cluster.connected():
         at_once = capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
-        folder = SweepFolder(spec.storage, spec.name or "")
-        problems = preflight.check(spec, folder)
-        folder.delete_folder("")
+        problems = preflight.check(spec, SweepFolder(spec.storage, spec.name or ""))
     if spec.tracking.mode == "online":  # asked for here only: a sweep writes its runs to disk, and starts without
         try:
             Page(spec).connect()
