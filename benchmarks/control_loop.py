@@ -72,7 +72,8 @@ def main() -> None:
             rate = (ended - first[1]) / elapsed_s
             print(json.dumps({"trials": ended, "trials_per_s": round(rate, 2), "rss_mib": round(rss_mib)}), flush=True)
             marks = [mark for mark in marks if mark > ended]
-        sweep.wait()
+        if sweep.wait():
+            sys.exit(f"the sweep ended with exit code {sweep.returncode}")
 
 
 def _rss_mib(pid: int) -> float:

@@ -63,6 +63,8 @@ def _start() -> dict[str, float]:
                     seen[moment] = time.time() - began
             time.sleep(LOOK_EVERY_S)
         ended = time.time() - began
+        if sweep.returncode:
+            sys.exit(f"the sweep ended with exit code {sweep.returncode}")
         (trial,) = json.loads((folder / "start" / "results.json").read_text())["trials"]
         seen["trial began"] = datetime.fromisoformat(trial["started"]).timestamp() - began
         seen["first metric"] = _first_report(folder / "start") - began

@@ -21,7 +21,9 @@ def run(yardstick: str, **options: int) -> dict[str, Any]:
     """Run a yardstick; what it measured."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", f"benchmarks.{yardstick}", *words]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     overheads: dict[tuple[str, int], list[list[float]]] = {}
+    rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(args.rounds):
         rows = [run("bare", trials=args.trials, epochs=args.epochs)]
         for workers in (1, 2):
@@ -43,11 +46,14 @@ def main() -> None:
         for row in rows:
             key = (row["yardstick"], row.get("workers", 1))
             overheads.setdefault(key, []).append(row["overhead_s"])
+            rates.setdefault(key, []).append(row["trials_per_minute"])
             print(json.dumps(row), flush=True)
-    print(f"\n{'':8} {'workers':>7} {'overhead_s median':>18} {'min':>7} {'max':>7}")
+    print(f"\n{'':8} {'workers':>7} {'overhead_s median':>18} {'min':>7} {'max':>7} {'trials per minute':>18}")
     for (yardstick, workers), rounds in overheads.items():
         every = list(itertools.chain.from_iterable(rounds))
-        print(f"{yardstick:8} {workers:7} {statistics.median(every):18.3f} {min(every):7.3f} {max(every):7.3f}")
+        rate = statistics.median(rates[yardstick, workers])
+        spread = f"{min(every):7.3f} {max(every):7.3f}"
+        print(f"{yardstick:8} {workers:7} {statistics.median(every):18.3f} {spread} {rate:18.1f}")
     for workers in (1, 2):
         ratios = [
             statistics.median(recipe) / statistics.median(warm)

@@ -145,8 +145,33 @@ class Attempt:
             return None
         self._curve = dict(record["curve"])
         self._pending = report = Report(**record["report"])
+        self._catch_up(before=report.epoch)
+        if self.stopped:
+            return None
         self._hand_in(report, final=record["final"])
         return report
+
+    def _catch_up(self, *, before: int) -> None:
+        """Report the epochs that the ledger lacks: where it is copied up now and then it may be behind."""
+        curve: dict[int, float] = {}
+        for epoch, value in sorted(self._curve.items()):
+            curve[epoch] = value
+            if epoch >= before or epoch in self.job.curve or self.stopped:
+                continue
+            best = ranking.best_epoch(self.spec.goal, curve) or epoch
+            report = Report(
+                number=self.job.number,
+                epoch=epoch,
+                value=value,
+                metrics={self.spec.metric: value},
+                best_epoch=best,
+                checkpoint=self._folder.checkpoint(self.job.number, epoch),
+                best_checkpoint=self._folder.checkpoint(self.job.number, best),
+            )
+            said: Verdict = self._say("report", report) if self.rank == 0 else Verdict.CONTINUE
+            verdict = self.broadcast(said)
+            if verdict is not Verdict.CONTINUE:
+                self._stop(ENDS_AS[verdict])
 
     def restore_random_state(self, *, of_the_epoch: bool = False) -> None:
         """Go on drawing random numbers where the checkpoint's trial was; just before the first epoch that is left.
@@ -169,9 +194,11 @@ class Attempt:
     def beat(self) -> None:
         """A step begins."""
         self.watch.beat()
-        if not self.stopped and (outcome := self.watch.interrupted) is not None:
-            if outcome is Outcome.STOPPED and self.world_size > 1:
-                raise StoppedAlone
+        if self.stopped or (outcome := self.watch.interrupted) is None:
+            return
+        if outcome is Outcome.STOPPED and self.world_size > 1:
+            raise StoppedAlone
+        if self.rank == 0:  # the others step on with it: one that left before would have it wait for what never comes
             self._stop(outcome)
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -383,7 +410,8 @@ class Attempt:
         if self._outcome in (Outcome.PAUSED, Outcome.INTERRUPTED, Outcome.MOVED):
             return {}  # it will go on from the newest
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(epochs), best)
-        self._folder.drop_checkpoints(self.job.number, kept=kept | self._shared)
+        # Not the newest: until the trial's end is on record it is what the trial would go on from.
+        self._folder.drop_checkpoints(self.job.number, kept={*kept, *self._shared, max(epochs, default=0)})
         aliases: dict[str, list[str]] = {
             epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))
         }

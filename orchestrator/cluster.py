@@ -34,11 +34,12 @@ ENVIRONMENT = {
 def prepare_environment() -> None:
     """Set what Ray reads from the environment; before the first `import ray`."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    # Unset, heads and clients decide by themselves, and not alike (field notes on ray 2.60): a cluster of our own is
-    # on this machine only and has no authentication; for any other, the user's setting or token file decides.
     if not is_given():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine does not announce its end
-    token = Path("~/.ray/auth_token").expanduser().exists() or "RAY_AUTH_TOKEN" in os.environ
+    # Unset, heads and clients decide by themselves, and not alike (field notes on ray 2.60): a cluster of our own is
+    # on this machine only and has no authentication; for any other, the user's setting or token decides.
+    told = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    token = told or Path("~/.ray/auth_token").expanduser().exists()
     mode = "token" if is_given() and token else "disabled"
     os.environ.setdefault("RAY_AUTH_MODE", mode)
 
@@ -138,5 +139,9 @@ def _machine() -> dict[str, float]:
     from ray._private.accelerators import get_accelerator_manager_for_resource
     from ray._private.utils import get_num_cpus
 
-    gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
+    manager = get_accelerator_manager_for_resource("GPU")
+    gpus = manager.get_current_node_num_accelerators()
+    visible = manager.get_current_process_visible_accelerator_ids()  # CUDA_VISIBLE_DEVICES; None where it is not set
+    if visible is not None:
+        gpus = min(gpus, len(visible))
     return {"CPU": float(get_num_cpus()), "GPU": float(gpus), HEAD: 1.0}

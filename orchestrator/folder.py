@@ -32,7 +32,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pyarrow import fs
 
@@ -43,6 +43,8 @@ T = TypeVar("T")
 CHECKPOINT = re.compile(r"epoch-(\d+)\.ckpt")
 PARTIAL = re.compile(r"partial-(\d+)\.ckpt")
 HALF_WRITTEN = re.compile(r"\.(?:epoch|partial)-\d+\.ckpt\.\d+")
+# How often a sweep's lock is tried again, and after how long: whoever asks whether it is held has it for an instant.
+LOOKS, LOOK_S = 20, 0.05
 # How often the process that runs a sweep says so in the storage, and after how long a silence it counts as gone.
 LEASE_EVERY_S, LEASE_LOST_S = 10.0, 45.0
 # Pauses before a storage that fails is asked again; after the last it is an error.
@@ -95,8 +97,19 @@ class SweepFolder:
 
     def has(self, path: str) -> bool:
         """Whether a file is there."""
-        info = self._fs.get_file_info(self._at(path))
+        info = self._look(self._at(path))
         return bool(info.type != fs.FileType.NotFound)
+
+    def _look(self, what: str | fs.FileSelector) -> Any:
+        """What there is.
+
+        Raises:
+            StorageError: that cannot be told.
+        """
+        try:
+            return self._fs.get_file_info(what)
+        except OSError as exc:
+            raise StorageError(f"{self.storage} cannot be read: {exc}") from exc
 
     def create(self) -> None:
         """Make the folder."""
@@ -170,7 +183,7 @@ class SweepFolder:
         self.work.mkdir(parents=True, exist_ok=True)
         with self.lock.open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(lock)
             except BlockingIOError as exc:
                 raise InputError(f"{self.show('')} is run by another process on this machine") from exc
             yield
@@ -278,7 +291,7 @@ class SweepFolder:
         if self.is_local:
             return
         selector = fs.FileSelector(self._at(path), recursive=True, allow_not_found=True)
-        for info in self._fs.get_file_info(selector):
+        for info in self._look(selector):
             local = self.work / info.path.removeprefix(f"{self._root}/")
             if info.type == fs.FileType.File and not local.exists():
                 self.download(info.path.removeprefix(f"{self._root}/"), local)
@@ -338,7 +351,7 @@ class SweepFolder:
 
     def _by_epoch(self, number: int, pattern: re.Pattern[str]) -> dict[int, str]:
         selector = fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)
-        names = [info.base_name for info in self._fs.get_file_info(selector)]
+        names = [info.base_name for info in self._look(selector)]
         found = {int(match[1]): f"trials/{number}/{match[0]}" for name in names if (match := pattern.fullmatch(name))}
         return dict(sorted(found.items()))
 
@@ -377,7 +390,7 @@ class SweepFolder:
         for epoch, path in self.checkpoints(number).items():
             if epoch not in kept:
                 self.delete(path)
-        for info in self._fs.get_file_info(fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)):
+        for info in self._look(fs.FileSelector(self._at(f"trials/{number}"), allow_not_found=True)):
             if HALF_WRITTEN.fullmatch(info.base_name) or PARTIAL.fullmatch(info.base_name):
                 self.delete(f"trials/{number}/{info.base_name}")
 
@@ -429,13 +442,26 @@ def _patiently(action: Callable[[], T]) -> T:
     return action()
 
 
+def _lock(file: TextIO) -> None:
+    """Lock a file for this process alone; tries for a moment, since somebody may only be looking.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOOK_S)
+    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def sweeps_in(storage: str) -> list[str]:
     """The sweeps of a storage, by name, the newest last."""
     folder = SweepFolder(storage, "x")
     root = folder._root.rpartition("/")[0]
     found = []
-    for info in folder._fs.get_file_info(fs.FileSelector(root, allow_not_found=True)):
-        spec = folder._fs.get_file_info(f"{info.path}/sweep.yaml")
+    for info in folder._look(fs.FileSelector(root, allow_not_found=True)):
+        spec = folder._look(f"{info.path}/sweep.yaml")
         if spec.type == fs.FileType.File:
             found.append((spec.mtime_ns, info.base_name))
     return [name for _, name in sorted(found)]

@@ -17,6 +17,8 @@ from ray.train.backend import Backend, BackendConfig
 
 # Longer than any limit of the sweep's own: what hangs is ended by the worker's watch, with a message that says where.
 COLLECTIVE_TIMEOUT_S = 24 * 3600.0
+# In which every rank has to import torch, and then to reach rank 0; a group that takes longer has failed.
+JOIN_TIMEOUT_S = 300.0
 LEAVE_TIMEOUT_S = 5.0
 
 
@@ -30,7 +32,7 @@ class _TorchBackend(Backend):
             worker_group.execute_single_async(rank, _join, address, port, backend_config.backend)
             for rank in range(len(worker_group))
         ]
-        ray.get(joined)
+        ray.get(joined, timeout=2 * JOIN_TIMEOUT_S)
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Leave it, unless a rank hangs: then it is killed next."""
@@ -74,10 +76,13 @@ def _join(address: str, port: int, backend: str) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    store: Any = vars(torch.distributed)["TCPStore"]
+    rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.distributed.init_process_group(
         backend=backend,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
+        store=store(address, port, world_size, is_master=rank == 0, timeout=timedelta(seconds=JOIN_TIMEOUT_S)),
+        rank=rank,
+        world_size=world_size,
         timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
     )
 

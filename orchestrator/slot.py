@@ -44,6 +44,7 @@ class Slot(tune.Trainable):
     _job: Job
     _report: Report | None
     """The trial's last epoch on this slot."""
+    _curve: dict[int, float]
 
     def setup(self, config: dict[str, Any], spec: str = "", board: Any = None, place: Place | None = None) -> None:
         """Start the worker group; `spec` is the sweep's resolved spec as YAML."""
@@ -76,7 +77,7 @@ class Slot(tune.Trainable):
             event = self._next_event()
             match event:
                 case Report():
-                    self._report = event
+                    self._report, self._curve[event.epoch] = event, event.value
                     return self._result(event)
                 case Ended():
                     self._live = False
@@ -99,7 +100,7 @@ class Slot(tune.Trainable):
                         )
                         return self._result(ended, done=True)
                     start_from = None if self._report else self._job.start_from
-                    self._job = replace(self._job, attempt=attempt + 1, start_from=start_from)
+                    self._job = replace(self._job, attempt=attempt + 1, start_from=start_from, curve=dict(self._curve))
                     self._assign()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -123,7 +124,7 @@ class Slot(tune.Trainable):
 
     def _take(self, config: dict[str, Any]) -> None:
         self._job = config["job"]
-        self._report, self._said_that_it_waits = None, False
+        self._report, self._curve, self._said_that_it_waits = None, dict(self._job.curve), False
 
     def _assign(self) -> None:
         self._live, self._assigned_at = True, time.monotonic()

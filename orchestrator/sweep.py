@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
@@ -11,13 +12,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray import tune
@@ -30,7 +31,7 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 from orchestrator import auto, capacity, cluster, earlier, ends, failures, preflight, ranking, results, schedule
 from orchestrator.control import Control
 from orchestrator.credentials import redacted, to_workers
-from orchestrator.errors import InputError, SpecError, StorageError, SweepError
+from orchestrator.errors import InputError, OrchestratorError, SpecError, StorageError, SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.known import to_text
 from orchestrator.ledger import Ledger, TrialRecord
@@ -58,6 +59,8 @@ from orchestrator.slot import LEAVE_TIMEOUT_S, Slot
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
 from orchestrator.tracking import Tracking, close_dead
+
+T = TypeVar("T")
 
 # How often the sweep looks at what happened besides its trials' epochs, and brings results.json up to date.
 NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
@@ -96,6 +99,9 @@ class Sweep:
         self.spec, self.folder, self.ledger, self._view = spec, folder, ledger, view
         self.status = Status.RUNNING
         self._why: Exception | None = None
+        self.error: Exception | None = None
+        """What Tune's callbacks raised first."""
+        self._over = False  # what is left is to put things in order
         self._signal: int | None = None
         self._interrupted = False
         self.scheduler = schedule.build(spec, ledger)
@@ -157,7 +163,15 @@ class Sweep:
         try:
             tuner.fit()
         except (TuneError, RayError) as exc:
-            raise SweepError(f"Ray gave up ({first_line(exc)}); the record is safe, and `resume` goes on") from exc
+            cause = self.error or exc
+            if isinstance(cause, OrchestratorError):
+                raise cause from None
+            logging.getLogger(__name__).exception("the sweep broke off", exc_info=cause)
+            raise SweepError(
+                f"the sweep broke off ({first_line(cause)}); its record is safe, and `resume` goes on;"
+                f" {self.folder.log} says more"
+            ) from cause
+        self._over = True
         self._hear_news()
         for number in list(self._leaving):  # their slots are closed
             self._left(number)
@@ -175,7 +189,7 @@ class Sweep:
         if not self._live:
             self.tick()  # while nothing runs Tune does nothing but ask, over and over
         if self._interrupted or self.status is Status.STOPPED:
-            return str(Searcher.FINISHED)
+            return None if self._leaving else str(Searcher.FINISHED)
         if self.status is Status.PAUSED:
             return None
         if len(self._live) >= min(concurrency, len(self._slots) + self._slots_to_start()):
@@ -227,8 +241,8 @@ class Sweep:
         return best[0].number if best else None
 
     def _is_over(self) -> bool:
-        """Whether nothing is left to run, and nothing that runs can pause."""
-        return all(record.state != "RUNNING" for record in self.ledger.records)
+        """Whether nothing is left to run, nothing that runs can pause, and nobody leaves: Tune kills who does."""
+        return not self._leaving and all(record.state != "RUNNING" for record in self.ledger.records)
 
     def _job(self, record: TrialRecord) -> Job:
         change = record.changes[-1] if record.changes else None
@@ -291,12 +305,9 @@ class Sweep:
             self._drop()
             if number not in self._leaving:
                 self._close_run(ended)
-        if record.state == "FAIL" or ended.outcome in (Outcome.OUT_OF_MEMORY, Outcome.STOPPED):
-            self._keep_only(record)
+                self._keep_only(record)
         if record.state == "FAIL":
             self._failed(ended)
-        if isinstance(event, Ended):
-            self._settled.add(number)
         self._changed(record)
 
     def _slot_died(self, number: int) -> Ended:
@@ -305,7 +316,7 @@ class Sweep:
         record, deaths = self.ledger.records[number], self._slot_deaths
         deaths[number] += 1
         last = record.attempts[-1] if record.attempts else None
-        began = last is not None and last.ended is None
+        began = last is not None and last.ended is None and last.slot in self._slots
         if last is not None:
             self._slots.discard(last.slot)
         if deaths[number] <= (self.spec.failures.retries if began else MAX_UNBEGUN):
@@ -330,10 +341,7 @@ class Sweep:
         if record.state == "RUNNING":  # paused: it may go on
             return
         outcome = Outcome(record.outcome)
-        if closed_as is outcome:
-            self._settled.add(number)
-        else:
-            self._keep_only(record)
+        self._keep_only(record)
         self._close_run(Ended(number=number, outcome=outcome, error=record.error, run_closed=closed_as is outcome))
 
     def _hits(self, number: int, report: Report | None) -> bool:
@@ -397,8 +405,6 @@ class Sweep:
                         self._desk.follow(news.number, news.wandb_run)
                 case Ended() | Left() if news.number in self._leaving:
                     self._left(news.number, news.outcome if isinstance(news, Ended) else None)
-                case Ended() if news.outcome not in (Outcome.PAUSED, Outcome.INTERRUPTED):
-                    self._settled.add(news.number)
                 case Notice():
                     self._view.notice(news.text)
         for number in [number for number, deadline in self._leaving.items() if deadline < time.monotonic()]:
@@ -406,7 +412,7 @@ class Sweep:
             self._left(number)
         for record in ranking.evicted(self.spec.goal, self.ledger.records, self.spec.checkpoints.keep_trials):
             if record.number in self._settled - self._dropped:
-                self.folder.drop_checkpoints(record.number)
+                self._delete(record.number, kept=())
                 self._dropped.add(record.number)
                 if self._desk:
                     self._desk.evict([record.number])
@@ -423,10 +429,19 @@ class Sweep:
             self.ledger.remember("end", why)
 
     def _keep_only(self, record: TrialRecord) -> None:
-        """Delete those of an ended trial's checkpoints that are not kept, where no worker has done so."""
+        """Delete those of an ended trial's checkpoints that are not kept, now that its end is on record."""
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(record.curve), record.best_epoch)
-        self.folder.drop_checkpoints(record.number, kept=kept)
+        if record.state == "COMPLETE" and not self._over:  # others may yet copy these; they go at the end of the sweep
+            kept = {*kept, *filter(self.spec.schedule.copies_at, record.curve)}
+        self._delete(record.number, kept=kept)
         self._settled.add(record.number)
+
+    def _delete(self, number: int, *, kept: Collection[int]) -> None:
+        """Delete a trial's checkpoints; one that cannot be deleted is no reason to end anything."""
+        try:
+            self.folder.drop_checkpoints(number, kept=kept)
+        except StorageError as exc:
+            self._view.notice(f"checkpoints that are not kept are still there: {exc}")
 
     def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:
         if not self._interrupted:
@@ -584,10 +599,11 @@ class Sweep:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM stops cleanly; a second one at once: the ledger is whole at any moment."""
+        """The first Ctrl-C or SIGTERM stops cleanly; a second one at once, as one after the last trial: the ledger is
+        whole at any moment."""
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            if self._signal:
+            if self._signal or self._over:
                 self._view.restore()
                 os._exit(128 + number)
             self._signal = number
@@ -607,6 +623,23 @@ class _NotSaved:
         return {}
 
 
+def _kept(method: Callable[..., T]) -> Callable[..., T]:
+    """For what Tune calls: an error of ours ends the sweep as what it is. Tune would make a text of it, and call on."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> T:
+        sweep: Sweep = self._sweep
+        if sweep.error is not None:
+            raise sweep.error
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as exc:
+            sweep.error = exc
+            raise
+
+    return call
+
+
 class _Proposals(_NotSaved, Searcher):
     """Tune's side of the ledger: proposals out, epochs and endings in."""
 
@@ -614,12 +647,15 @@ class _Proposals(_NotSaved, Searcher):
         super().__init__(metric="value", mode="max" if sweep.spec.goal == "maximize" else "min")
         self._sweep, self._concurrency = sweep, concurrency
 
+    @_kept
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         return self._sweep.propose(trial_id, self._concurrency)
 
+    @_kept
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._sweep.reported(result["event"])
 
+    @_kept
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._sweep.ended(trial_id, result["event"] if result and not error else None)
 
@@ -637,6 +673,7 @@ class _Judge(_NotSaved, FIFOScheduler):
         super().__init__()
         self._sweep = sweep
 
+    @_kept
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial goes on after an epoch."""
         goes_on = self._sweep.judge(result["event"]) is Verdict.CONTINUE
@@ -649,6 +686,7 @@ class _Loop(_NotSaved, tune.Callback):
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
 
+    @_kept
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._sweep.tick()
 
@@ -669,18 +707,18 @@ def start(spec: Spec, view_of: Any) -> Sweep:
         SweepError: it ended badly.
     """
     folder = SweepFolder(spec.storage, spec.name or "")
-    if folder.exists():
-        raise SpecError(
-            f"name is '{spec.name}', and {folder.show('')} exists already; `python -m orchestrator resume {spec.name}`"
-            " goes on with it, or give another name"
-        )
+    _check_is_new(folder)
     with ExitStack() as stack:
         at_once = _at_once(spec, stack)
         spec, why = auto.settle(spec, at_once.trials)
         known, notes = earlier.gather(spec)
         _look_before(spec, folder)
+        weights = stack.enter_context(_weights(spec))
         folder.create()
         stack.enter_context(folder.locked())
+        _check_is_new(folder)  # again, now that nobody else can take the name
+        if weights is not None:
+            folder.upload(weights, folder.weights)
         if known:
             folder.write_text(folder.known, to_text(known))
         ledger = Ledger(folder, spec, create=True)
@@ -745,7 +783,6 @@ def _run(
     sweep = Sweep(spec, folder, ledger, view)
     stack.enter_context(sweep.signals())  # also while Ray starts, which takes seconds
     stack.enter_context(sweep.tracked())
-    _bring_weights(spec, folder)
     stack.enter_context(cluster.connected())
     stack.enter_context(
         sweep.signals()
@@ -754,16 +791,23 @@ def _run(
     return sweep
 
 
-def _bring_weights(spec: Spec, folder: SweepFolder) -> None:
-    """Put the checkpoint that every trial starts from into the folder, where workers on any node find it.
+def _check_is_new(folder: SweepFolder) -> None:
+    if folder.exists():
+        raise SpecError(
+            f"name is '{folder.name}', and {folder.show('')} exists already; `python -m orchestrator resume"
+            f" {folder.name}` goes on with it, or give another name"
+        )
+
+
+@contextmanager
+def _weights(spec: Spec) -> Iterator[Path | None]:
+    """The checkpoint that every trial starts from, as a local file; None where there is none.
 
     Raises:
         TrackingError: W&B does not give it.
     """
-    if spec.start_from is None or folder.has(folder.weights):
-        return
     with tempfile.TemporaryDirectory() as scratch:
-        folder.upload(fetched(spec.start_from, Path(scratch)), folder.weights)
+        yield fetched(spec.start_from, Path(scratch)) if spec.start_from else None
 
 
 @contextmanager
@@ -775,7 +819,7 @@ def _logging_to(folder: SweepFolder) -> Iterator[None]:
     libraries = [root, *(logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "optuna"))]
     before = [(library, library.handlers, library.level) for library in libraries]
     for library in libraries:
-        library.handlers = [handler] if library is root else []
+        library.handlers = [] if library.propagate and library is not root else [handler]
     logging.captureWarnings(True)
     try:
         with redirect_stderr(handler.stream):  # Ray prints some of its warnings

@@ -36,6 +36,8 @@ class _Line:
     dead: set[str] = field(default_factory=set)
     cause: str | None = None
     stillborn: int = 0
+    said: bool = False
+    """Whether the workers that go down have said so themselves."""
     closed: bool = False
     nodes: Sequence[Node] = ()
     verdict: asyncio.Future[Verdict] | None = None
@@ -138,11 +140,11 @@ class Switchboard:
     async def group_failed(self, slot: str, lost: Lost) -> None:
         """Ray Train says why a worker group is going down, and the trial it holds with it."""
         line, cause = self._lines[slot], lost.error
-        line.cause = cause
+        line.cause, said, line.said = cause, line.said, False
         if line.taken_by is not None and line.job is not None:
             line.dead.add(line.taken_by)
             self._lose(line, lost)
-        elif line.taken_by is None and lost.outcome is not Outcome.MOVED:
+        elif not said and lost.outcome is not Outcome.MOVED:
             line.stillborn += 1
             if line.stillborn >= MAX_STILLBORN and line.job is not None:
                 error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"
@@ -188,7 +190,7 @@ class Switchboard:
         line = self._lines[slot]
         if line.incarnation is not None:
             line.dead.add(line.incarnation)
-        line.incarnation, line.joined = incarnation, True
+        line.incarnation, line.joined, line.said = incarnation, True, False
         if line.job is not None and line.taken_by is not None:
             self._lose(line, Lost(error=line.cause or DIED))
         line.cause, line.nodes = None, nodes
@@ -243,6 +245,7 @@ class Switchboard:
         """A worker is about to go down with an exception, and its group with it."""
         line = self._lines[slot]
         line.dead.add(incarnation)
+        line.said = True
         if line.taken_by == incarnation and line.job is not None:
             self._lose(line, lost)
 

@@ -83,7 +83,7 @@ class Worker:
             self._fail(job, exc)
             raise
         finally:
-            _clean()
+            self._clean()
         if self.rank == 0 and ended.outcome is Outcome.MOVED:
             self._say("lost", Lost(error=ended.error or "", outcome=Outcome.MOVED, run_closed=True))
         elif self.rank == 0:
@@ -163,6 +163,14 @@ class Worker:
     def _notify(self, text: str) -> None:
         self._call("notice", Notice(text=text))
 
+    def _clean(self) -> None:
+        """Leave nothing of a trial to the next one."""
+        if self._spec.training.compile:
+            torch.compiler.reset()  # it compiles a piece of code eight times, and from then on runs it as it is
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _meet(self) -> tuple[str, list[Node]]:
         """What the group goes by, and where its ranks live."""
         here = Node(id=ray.get_runtime_context().get_node_id(), address=ray.util.get_node_ip_address())
@@ -187,10 +195,3 @@ def _folder_of_its_own(slot: str, rank: int) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clean() -> None:
-    """Leave nothing of a trial to the next one."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -9,8 +9,9 @@ import random
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -20,6 +21,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
+import orchestrator.loops.lightning as lightning_loop
 from orchestrator import Trainable, TrainFunction, catalog, checkpoint, failures
 from orchestrator.attempt import Attempt
 from orchestrator.errors import SpecError, StorageFullError
@@ -216,7 +218,11 @@ def quiet(recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def train(
-    folder: Path, trainable: AnyTrainable, verdict: Callable[[Report], Verdict], **more: Any
+    folder: Path,
+    trainable: AnyTrainable,
+    verdict: Callable[[Report], Verdict],
+    curve: Mapping[int, float] = MappingProxyType({}),
+    **more: Any,
 ) -> tuple[list[Report], Ended]:
     """Train trial 0 of a sweep in a folder; what it reported, and how it ended."""
     spec = Spec.model_validate(
@@ -239,7 +245,7 @@ def train(
 
     pl.seed_everything(7, workers=True, verbose=False)
     attempt = Attempt(
-        job=Job(number=0, params={}, seed=7), spec=spec, folder=sweep, rank=0, world_size=1, slot="s",
+        job=Job(number=0, params={}, seed=7, curve=curve), spec=spec, folder=sweep, rank=0, world_size=1, slot="s",
         tracker=Tracker(spec, sweep, 0, print), watch=Calm(), say=say, notify=print, scratch=scratch,  # type: ignore[arg-type]
     )  # fmt: skip
     importlib.import_module(trainable.loop).Loop().fit(trainable, attempt)
@@ -267,10 +273,20 @@ class TestGoingOn:
             folder = tmp_path / f"cut-{epoch}"
             before, ended = train(folder, Trainable(model=Drawing), stop_at(epoch))
             assert ended.outcome is Outcome.INTERRUPTED
-            after, ended = train(folder, Trainable(model=Drawing), go_on)
+            recorded = {report.epoch: report.value for report in before}
+            after, ended = train(folder, Trainable(model=Drawing), go_on, curve=recorded)
             assert ended.outcome is Outcome.COMPLETE
             assert after[0] == before[-1]  # the last epoch again: the sweep may not have recorded it
             assert curves([*before, *after]) == curves(whole)
+
+    def test_what_the_ledger_lacks_is_reported_from_the_checkpoint(self, tmp_path: Path) -> None:
+        before, _ = train(tmp_path, Trainable(model=Drawing), stop_at(3))
+        after, _ = train(tmp_path, Trainable(model=Drawing), go_on, curve={1: before[0].value})
+        assert [(report.epoch, report.value) for report in after[:2]] == [(r.epoch, r.value) for r in before[1:]]
+        assert [report.epoch for report in after] == [2, 3, 4, 5]
+        stopped, ended = train(tmp_path / "again", Trainable(model=Drawing), stop_at(3))
+        stopped, ended = train(tmp_path / "again", Trainable(model=Drawing), stop_at(2))
+        assert ([report.epoch for report in stopped], ended.outcome) == ([1, 2], Outcome.INTERRUPTED)
 
     def test_a_checkpoint_can_be_loaded_by_whoever_trusts_no_pickle(self, tmp_path: Path) -> None:
         (report, *_), _ = train(tmp_path, Trainable(model=Drawing), go_on)
@@ -284,7 +300,7 @@ class TestGoingOn:
         assert (len(whole), ended.outcome) == (3, Outcome.COMPLETE)
         train(tmp_path / "cut", impatient, stop_at(2))
         after, ended = train(tmp_path / "cut", impatient, go_on)
-        assert ([report.epoch for report in after], ended.outcome) == ([2, 3], Outcome.COMPLETE)
+        assert ([report.epoch for report in after], ended.outcome) == ([1, 2, 3], Outcome.COMPLETE)
 
     def test_callbacks_of_the_spec_are_the_trials_too(self, tmp_path: Path) -> None:
         stopping = {
@@ -348,6 +364,33 @@ class TestGoingOn:
         assert curves(first) == curves(second)
 
 
+class Shuffled(pl.LightningDataModule):
+    """Draws a split from the global random state, as users' data modules do."""
+
+    def setup(self, stage: str) -> None:
+        self.split = torch.utils.data.random_split(range(100), [80, 20])[1].indices  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(torch.ones(4, 1)))
+
+
+def test_a_split_belongs_to_the_sweep_and_not_to_a_slots_first_trial() -> None:
+    splits, draws = [], []
+    for seed in (1, 2):
+        data = lightning_loop._PreparedData().of(
+            Shuffled, {}, Spec.model_validate({"trainable": "x", "space": {}, "metric": "m", "goal": "minimize",
+                                               "search": {"seed": 3}})
+        )  # fmt: skip
+        assert isinstance(data, Shuffled)
+        torch.manual_seed(seed)
+        data.setup("fit")
+        splits.append(data.split)
+        draws.append(torch.rand(1).item())
+        torch.manual_seed(seed)
+        assert torch.rand(1).item() == draws[-1]  # the trial draws what it would have drawn
+    assert splits[0] == splits[1]
+
+
 class TestFunctions:
     """Those that are shipped, on one worker that Ray has not started."""
 
@@ -367,7 +410,8 @@ class TestFunctions:
         assert sorted(curves(whole)) == [1, 2, 3, 4, 5]
         before, ended = train(tmp_path / "cut", trainable, stop_at(2))
         assert ended.outcome is Outcome.INTERRUPTED
-        after, ended = train(tmp_path / "cut", trainable, go_on)
+        recorded = {report.epoch: report.value for report in before}
+        after, ended = train(tmp_path / "cut", trainable, go_on, curve=recorded)
         assert ended.outcome is Outcome.COMPLETE
         assert after[0] == before[-1]
         assert curves([*before, *after]) == curves(whole)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import ray.train.torch  # noqa: F401 - RayDDPStrategy asks it for its device
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
@@ -45,7 +47,7 @@ class Loop:
         """Build model, data and trainer, and fit."""
         routed = trainable.route(self._params(trainable, attempt))
         model = trainable.model(**routed["model"])
-        data = self._data.of(trainable.data, routed["data"])
+        data = self._data.of(trainable.data, routed["data"], attempt.spec)
         if attempt.weights is not None:
             _load_weights(model, attempt.weights)
         attempt.begin()
@@ -70,8 +72,8 @@ class Loop:
         model = trainable.model(**routed["model"])
         if not is_overridden("test_step", model):
             raise SpecError(f"there is nothing to test with: {type(model).__name__} has no test_step")
-        data = self._data.of(trainable.data, routed["data"])
-        trainer = _trainer(attempt, Silent(), routed["trainer"])
+        data = self._data.of(trainable.data, routed["data"], attempt.spec)
+        trainer = _trainer(attempt, Silent(attempt), routed["trainer"])
         trainer.test(model, datamodule=data, ckpt_path=attempt.start_from, verbose=False, weights_only=False)
         if data is not None:
             data.trainer = None
@@ -161,7 +163,14 @@ def _strategy(name: str) -> Any:
 
 
 class Silent(Checkpoint):
-    """Keeps Lightning from adding a ModelCheckpoint of its own where nothing is trained."""
+    """Tells the watch of steps, and keeps Lightning from adding a ModelCheckpoint where nothing is trained."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def on_test_batch_start(self, *args: Any) -> None:
+        """A step begins."""
+        self._attempt.watch.beat()
 
 
 class Reporter(Checkpoint):
@@ -349,7 +358,9 @@ class _PreparedData:
         self._key: tuple[Any, str] | None = None
         self._module: pl.LightningDataModule | None = None
 
-    def of(self, build: Callable[..., Any] | None, arguments: Mapping[str, Any]) -> pl.LightningDataModule | None:
+    def of(
+        self, build: Callable[..., Any] | None, arguments: Mapping[str, Any], spec: Spec
+    ) -> pl.LightningDataModule | None:
         """The data module for these arguments; the last one's is torn down when they change."""
         if build is None:
             return None
@@ -357,27 +368,41 @@ class _PreparedData:
         if key != self._key:
             if self._module is not None:
                 self._teardown("fit")
-            # What is drawn here is not drawn where the data is used again: the trial must not see a difference.
-            with isolate_rng():
+            seed = spec.search.seed or 0
+            with _drawn_apart(seed):
                 self._module = build(**arguments)
             self._key = key
-            self._hold(self._module)
+            self._hold(self._module, seed)
         return self._module
 
-    def _hold(self, module: pl.LightningDataModule) -> None:
+    def _hold(self, module: pl.LightningDataModule, seed: int) -> None:
         """Let every hook of the data module run once only, and its teardown wait until it is no longer used."""
         self._teardown = module.teardown
-        module.prepare_data = _once(module.prepare_data)  # type: ignore[method-assign]
-        module.setup = _once(module.setup)  # type: ignore[method-assign]
+        module.prepare_data = _once(module.prepare_data, seed)  # type: ignore[method-assign]
+        module.setup = _once(module.setup, seed)  # type: ignore[method-assign]
         module.teardown = lambda stage: None  # type: ignore[method-assign]  # noqa: ARG005
 
 
-def _once(hook: Callable[..., None]) -> Callable[..., None]:
+@contextlib.contextmanager
+def _drawn_apart(seed: int) -> Iterator[None]:
+    """Random numbers that data is made with belong to the sweep, not to the trial that happens to be a slot's first.
+
+    So a split is the same in every slot, in every attempt and after a resume; and a trial that finds the data prepared
+    draws what it would have drawn.
+    """
+    with isolate_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        yield
+
+
+def _once(hook: Callable[..., None], seed: int) -> Callable[..., None]:
     done: set[str] = set()
 
     def call(*args: Any, **kwargs: Any) -> None:
         if (key := repr((args, kwargs))) not in done:
-            with isolate_rng():
+            with _drawn_apart(seed):
                 hook(*args, **kwargs)
             done.add(key)
 

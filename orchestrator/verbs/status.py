@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     from orchestrator import ranking, results
 
     folder, spec = front.find_sweep(arguments)
+    alive = folder.is_locked()
     ledger, status = front.look(folder, spec)
     document = results.build(spec, folder, ledger.records, status, ledger.recall("end"))
     if arguments.json:
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     running = [record for record in ledger.records if record.state == "RUNNING"]
     console.print(f"{spec.name}: {status}  {Progress(console, spec, ledger).line()}")
     for title, records in (
-        ("running" if status in results.ALIVE else "to be resumed", running),
+        ("running" if alive else "to be resumed", running),
         ("best", ranking.ranked(spec.goal, ledger.records)[:5]),
         ("failed", [record for record in ledger.records if record.state == "FAIL"][-5:]),
     ):
@@ -44,6 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"\nthe sweep ended: {document['end']}", soft_wrap=True, markup=False)
     if status == "finished":
         print_advice(console, spec, ledger)
-    if status not in results.ALIVE and (running or status in ("dead", "interrupted")):
+    if not alive and (running or status in ("dead", "interrupted")):
         console.print(f"\nto go on: python -m orchestrator resume {folder.show('').rstrip('/')}", soft_wrap=True)
     return 0

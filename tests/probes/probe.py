@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Probe(L.LightningModule):
-    """Logs `score`, which is `x` times the share of epochs done; what it does besides is its `behaviour`."""
+    """Logs `score`, which is `x` times the epochs that its weights have seen; besides, it behaves as it is told."""
 
     def __init__(
         self, x: float = 0.5, behaviour: str = "fine", at_epoch: int = 1, step_s: float = 0.0, folder: str = "."
@@ -25,6 +25,7 @@ class Probe(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.layer = torch.nn.Linear(2, 1)
+        self.register_buffer("trained", torch.zeros(()))  # lost with the weights, where those are lost
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
         (features,) = batch
@@ -35,7 +36,8 @@ class Probe(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         print(f"probe epoch {self.current_epoch}")
-        score = self.hparams.x * (self.current_epoch + 1)
+        self.trained += 1
+        score = self.hparams.x * int(self.trained)
         if self.hparams.behaviour == "nan" and self.current_epoch == self.hparams.at_epoch:
             score = float("nan")
         self.log("score", score)
