@@ -23,11 +23,9 @@ def replay(spec: Spec, folder: SweepFolder, record: TrialRecord) -> dict[int, fl
     """
     last = max(record.curve)
     job = Job(number=record.number, params=record.params, seed=record.seed)
-    (ran,) = solo.run(
-        _apart(spec, folder, "replays"),
-        [job],
-        lambda report: Verdict.PRUNE if report.epoch >= last else Verdict.CONTINUE,
-    )
+    apart = _apart(spec, folder, "replays")
+    with SweepFolder(apart.storage, apart.name or "").locked():  # another replay writes the same checkpoints
+        (ran,) = solo.run(apart, [job], lambda report: Verdict.PRUNE if report.epoch >= last else Verdict.CONTINUE)
     return {report.epoch: report.value for report in ran.reports}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Thread
@@ -17,8 +18,6 @@ from orchestrator.messages import Ended, Job, Lost, Outcome, Place, Report, Task
 from orchestrator.slot import POLL_S, worker_group
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
-
-SLOT = "solo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,40 +47,43 @@ def run(spec: Spec, jobs: list[Job], judge: Callable[[Report], Verdict] = lambda
             folder.drop_checkpoints(job.number)  # it begins, whatever an earlier run of it has left
     with cluster.connected():
         board = ray.remote(num_cpus=0, max_concurrency=1000)(Switchboard).remote()
-        group = _Group(spec, board)
+        group = _Group(spec, board, len(jobs))
         group.start()
         try:
             return [_run(board, group, job, judge) for job in jobs]
         finally:
-            ray.get(board.close.remote(SLOT))
+            ray.get(board.close.remote(group.slot))
             group.join()
 
 
 class _Group(Thread):
     """Keeps the worker group while trials run."""
 
-    def __init__(self, spec: Spec, board: Any) -> None:
+    def __init__(self, spec: Spec, board: Any, trials: int) -> None:
         super().__init__(name="worker-group", daemon=True)
         self._spec, self._board = spec, board
+        self.slot = f"solo-{uuid.uuid4().hex[:8]}"  # others may run trials on this machine
         self.error = "its workers ended"
+        self._groups = trials if spec.isolation == "process" else 1
 
     def run(self) -> None:
         """Until the board is closed, or a worker fails."""
         place = Place(folder=os.getcwd(), environ={})
         try:
-            worker_group(self._spec, self._board, SLOT, place, max_failures=0).fit()
+            for _ in range(self._groups):
+                worker_group(self._spec, self._board, self.slot, place, max_failures=0).fit()
         except Exception as exc:  # noqa: BLE001 - whatever it is, who waits for the trial must hear of it
             self.error = first_line(exc)
 
 
 def _run(board: Any, group: _Group, job: Job, judge: Callable[[Report], Verdict]) -> Ran:
-    ray.get(board.assign.remote(SLOT, job))
+    ray.get(board.assign.remote(group.slot, job))
     reports: list[Report] = []
     while True:
-        match ray.get(board.next_event.remote(SLOT, POLL_S)):
+        match ray.get(board.next_event.remote(group.slot, POLL_S)):
             case Report() as report:
                 reports.append(report)
-                ray.get(board.answer.remote(SLOT, judge(report)))
+                ray.get(board.answer.remote(group.slot, judge(report)))
             case Ended() as ended:
                 return Ran(ended=ended, reports=[*reports, *([ended.report] if ended.report else [])])
             case Lost() as lost:

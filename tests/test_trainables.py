@@ -81,7 +81,7 @@ def test_resnet18_fabric_goes_on_after_a_kill(served: Sweeps) -> None:
 def test_plain_torch_with_two_workers(sweeps: Sweeps) -> None:
     sweeps.run(
         "search", "plain_torch", "name=plain", "budget.trials=3", "schedule.max_epochs=3", "tracking.mode=offline",
-        "search.seed=0", "training.deterministic=true",
+        "search.seed=0", "training.deterministic=true", "isolation=process",
     )  # fmt: skip
     results = sweeps.results("plain")
     assert [trial["error"] for trial in results["trials"]] == [None] * 3

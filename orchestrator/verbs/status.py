@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     from orchestrator import ranking, results
 
     folder, spec = front.find_sweep(arguments)
-    alive = folder.is_locked()
+    alive = folder.is_run()
     ledger, status = front.look(folder, spec)
     document = results.build(spec, folder, ledger.records, status, ledger.recall("end"))
     if arguments.json:
