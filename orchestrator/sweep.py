@@ -101,6 +101,7 @@ class Sweep:
         self._why: Exception | None = None
         self.error: Exception | None = None
         """What Tune's callbacks raised first."""
+        self._begins_more = True
         self._over = False  # what is left is to put things in order
         self._signal: int | None = None
         self._interrupted = False
@@ -139,14 +140,15 @@ class Sweep:
         self._board = ray.remote(num_cpus=0, max_concurrency=10_000, label_selector=here)(Switchboard).remote()
         slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
         place = Place(folder=os.getcwd(), environ=to_workers(os.environ))
+        resources = tune.PlacementGroupFactory([slot_share])
         trainable = tune.with_parameters(Slot, spec=self.spec.to_yaml(), board=self._board, place=place)
         name = self.spec.name
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, tune.PlacementGroupFactory([slot_share])),
+            tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=_Proposals(self, concurrency),
-                scheduler=_Judge(self),
+                scheduler=_Judge(self, concurrency, resources),
                 num_samples=-1,  # until the search says that it is over
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"{name}-{trial.config['number']}",
@@ -201,11 +203,16 @@ class Sweep:
         self._changed(self.ledger.records[job.number])
         return {"number": job.number, "job": job}
 
+    @property
+    def may_need_slots(self) -> bool:
+        """Whether a slot that has no trial now may get one yet."""
+        return bool(self._begins_more or self._waiting or self.scheduler.paused or self.spec.budget.repeat)
+
     def _next(self) -> Job | None:
         """What runs next: trials that were interrupted, then paused ones that may go on and new ones; None for now."""
         if self._waiting:
             return self._job(self._waiting.pop(0))
-        more = self._more()
+        more = self._begins_more = self._more()
         ready = [number for number in self.scheduler.ready() if number not in self._leaving]
         if ready and not (more and self.scheduler.breadth_first):
             change = self.scheduler.change(ready[0])
@@ -669,9 +676,18 @@ class _Proposals(_NotSaved, Searcher):
 class _Judge(_NotSaved, FIFOScheduler):
     """Tune's side of the scheduler: a trial that is paused leaves its slot, and comes back as another of Tune's."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, concurrency: int, resources: tune.PlacementGroupFactory) -> None:
         super().__init__()
-        self._sweep = sweep
+        self._sweep, self._concurrency, self._resources = sweep, concurrency, resources
+        self._kept = 0
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next of Tune's trials; and keep slots that have none for the moment, where Tune would keep only one."""
+        keep = self._concurrency if self._sweep.may_need_slots else 0
+        # Private; covered by a test that counts the processes of a sweep whose trials pause.
+        tune_controller._actor_cache.increase_max(self._resources, keep - self._kept)
+        self._kept = keep
+        return super().choose_trial_to_run(tune_controller)
 
     @_kept
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

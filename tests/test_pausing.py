@@ -24,7 +24,10 @@ def test_population_based_training_with_two_workers_killed_and_resumed(sweeps: S
     sweeps.until("pbt", lambda found: any(trial["copied_from"] for trial in found["trials"]))
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    lines = (sweeps.folder / "epochs-0.txt").read_text().splitlines()
     sweeps.run("resume", "pbt")
+    more = (sweeps.folder / "epochs-0.txt").read_text().splitlines()[len(lines) :]
+    assert len({line.split()[2] for line in more}) <= 2  # slots that wait for a trial stay warm
     document = sweeps.results("pbt")
     assert document["status"] == "finished"
     trials: list[dict[str, Any]] = document["trials"]
