@@ -149,9 +149,9 @@ class TestLargestBatch:
         assert ended.outcome is Outcome.COMPLETE
         assert list(dict.fromkeys(tried)) == [1, 2, 4, 8]
         assert curves(found) == curves(given)
-        train(tmp_path / "cut", Trainable(model=Hungry), stop_at(2), **self.largest)
+        before, _ = train(tmp_path / "cut", Trainable(model=Hungry), stop_at(2), **self.largest)
         tried.clear()
-        after, _ = train(tmp_path / "cut", Trainable(model=Hungry), go_on, **self.largest)
+        after, _ = train(tmp_path / "cut", Trainable(model=Hungry), go_on, curve=recorded(before), **self.largest)
         assert set(tried) == {4}
         assert curves(after) == {epoch: curves(given)[epoch] for epoch in (2, 3, 4, 5)}
 
@@ -261,6 +261,11 @@ def stop_at(epoch: int) -> Callable[[Report], Verdict]:
     return lambda report: Verdict.INTERRUPT if report.epoch == epoch else Verdict.CONTINUE
 
 
+def recorded(reports: list[Report]) -> dict[int, float]:
+    """What the ledger knows of a trial that is handed out again."""
+    return {report.epoch: report.value for report in reports}
+
+
 def curves(reports: list[Report]) -> dict[int, dict[str, float]]:
     return {report.epoch: dict(report.metrics) for report in reports}
 
@@ -273,8 +278,7 @@ class TestGoingOn:
             folder = tmp_path / f"cut-{epoch}"
             before, ended = train(folder, Trainable(model=Drawing), stop_at(epoch))
             assert ended.outcome is Outcome.INTERRUPTED
-            recorded = {report.epoch: report.value for report in before}
-            after, ended = train(folder, Trainable(model=Drawing), go_on, curve=recorded)
+            after, ended = train(folder, Trainable(model=Drawing), go_on, curve=recorded(before))
             assert ended.outcome is Outcome.COMPLETE
             assert after[0] == before[-1]  # the last epoch again: the sweep may not have recorded it
             assert curves([*before, *after]) == curves(whole)
@@ -410,8 +414,7 @@ class TestFunctions:
         assert sorted(curves(whole)) == [1, 2, 3, 4, 5]
         before, ended = train(tmp_path / "cut", trainable, stop_at(2))
         assert ended.outcome is Outcome.INTERRUPTED
-        recorded = {report.epoch: report.value for report in before}
-        after, ended = train(tmp_path / "cut", trainable, go_on, curve=recorded)
+        after, ended = train(tmp_path / "cut", trainable, go_on, curve=recorded(before))
         assert ended.outcome is Outcome.COMPLETE
         assert after[0] == before[-1]
         assert curves([*before, *after]) == curves(whole)

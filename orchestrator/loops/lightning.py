@@ -91,8 +91,9 @@ class Loop:
             at_most = attempt.params.get(name, batch_size.LIMIT)
             routed = trainable.route({**attempt.params, name: 1})
             with isolate_rng():  # the trial is to be that of a batch size which was given
-                model, data = trainable.model(**routed["model"]), self._data.of(trainable.data, routed["data"])
-                trainer = _trainer(attempt, Silent(), routed["trainer"])
+                model = trainable.model(**routed["model"])
+                data = self._data.of(trainable.data, routed["data"], attempt.spec)
+                trainer = _trainer(attempt, Silent(attempt), routed["trainer"])
                 attempt.batch_size = batch_size.largest(trainer, model, data, at_most=at_most)
         return {**attempt.params, name: attempt.batch_size}
 
