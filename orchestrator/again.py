@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator import cluster, ranking, runlog, solo
 from orchestrator.errors import InputError, SweepError, TrackingError
@@ -98,7 +100,8 @@ def _log(spec: Spec, folder: SweepFolder, winner: TrialRecord, metrics: dict[str
             page.connect()
             page.add_to_summary(name, metrics)
         except TrackingError as exc:
-            raise SweepError(f"measured {metrics}, but W&B did not take it: {exc}") from exc
+            text = f"measured {metrics}, which is on record, but W&B did not take it: {exc}; `sync` brings it up"
+            raise SweepError(text) from exc
     elif files := folder.run_files(name):
         runlog.amend(files[-1], metrics)
 
@@ -107,6 +110,10 @@ def _apart(spec: Spec, folder: SweepFolder, where: str) -> Spec:
     """The same spec for a trial that is not of the sweep: in a folder beside the sweep's trials, with no W&B run."""
     checkpoints = spec.checkpoints.model_copy(update={"keep": "best"})
     tracking = spec.tracking.model_copy(update={"mode": "disabled"})
-    return spec.model_copy(
-        update={"storage": folder.show("").rstrip("/"), "name": where, "tracking": tracking, "checkpoints": checkpoints}
-    )
+    storage = folder.show("").rstrip("/")
+    if folder.has(folder.weights):  # what every trial starts from
+        beside = SweepFolder(storage, where)
+        beside.create()
+        with tempfile.TemporaryDirectory() as scratch:
+            beside.upload(folder.local_copy(folder.weights, Path(scratch)), beside.weights)
+    return spec.model_copy(update={"storage": storage, "name": where, "tracking": tracking, "checkpoints": checkpoints})

@@ -399,9 +399,9 @@ class Attempt:
         if self._outcome is Outcome.COMPLETE and self._last is None:
             raise self._nothing_reported()
         kept = self._tidy() if self.rank == 0 else {}
-        self.tracker.close(self._outcome, self._error, checkpoints=kept, curve=self._curve)
+        closed = self.tracker.close(self._outcome, self._error, checkpoints=kept, curve=self._curve)
         report = self._as_saved(self._unsent) if self._unsent else None
-        return Ended(number=self.job.number, outcome=self._outcome, report=report, error=self._error)
+        return Ended(number=self.job.number, outcome=self._outcome, report=report, error=self._error, run_closed=closed)
 
     def _tidy(self) -> dict[str, list[str]]:
         """Delete the checkpoints that are not kept; those that are, best first, with their artifact aliases."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator import runlog
 from orchestrator.credentials import own_folders
 from orchestrator.errors import TrackingError
-from orchestrator.folder import SweepFolder
+from orchestrator.folder import SweepFolder, sent_marker
 from orchestrator.naming import run_id
 from orchestrator.page import Facts, Page, translated
 
@@ -43,7 +44,7 @@ class Delivery:
 
     def waiting(self, number: int) -> list[Path]:
         """Those that are not, or not wholly, on the server."""
-        return [path for path in self.segments(number) if not _marker(path).exists()]
+        return [path for path in self.segments(number) if not sent_marker(path).exists()]
 
     def send(self, path: Path, *, live: bool = False, said: Callable[[str], None] | None = None) -> None:
         """Replay a segment to the server; a live one until the run's process has said how it ended.
@@ -77,36 +78,74 @@ class Delivery:
         with translated():
             singleton.asyncer.run(sync)
         if errors:
-            _marker(path).unlink(missing_ok=True)  # the engine marks what it is done with, whether it arrived or not
+            sent_marker(path).unlink(
+                missing_ok=True
+            )  # the engine marks what it is done with, whether it arrived or not
             raise TrackingError(f"W&B did not take all of run {path.parent.name}: {errors[0]}")
 
-    def check(self, number: int) -> Facts:
-        """See that what is on disk of a trial's run is on the server; else its segments count as waiting again.
+    def missing(self, numbers: Sequence[int], *, evicted: Collection[int] = ()) -> dict[int, str]:
+        """See that what is on disk of some trials' runs is on the server; what is not, by number, waits again.
+
+        Args:
+            numbers: of the trials.
+            evicted: those whose checkpoints are not kept there.
+
+        Raises:
+            TrackingError: the server cannot be asked.
+        """
+        facts = self._page.facts([self.run_id(number) for number in numbers])
+        found = {}
+        for number in numbers:
+            written = [runlog.read(path) for path in self.segments(number)]
+            missing = _missing(written, facts.get(self.run_id(number)), checkpoints=number not in evicted)
+            if missing is None:
+                self._folder.drop_held(number)
+                continue
+            found[number] = f"W&B has not all of run {self.run_id(number)}: {missing} is missing"
+            for segment in self.segments(number):
+                sent_marker(segment).unlink(missing_ok=True)
+            self.hold(number)
+        return found
+
+    def hold(self, number: int) -> None:
+        """Let a trial's checkpoints wait for their upload once more, where they do not; what was sent may be gone."""
+        if not self._folder.held_checkpoints(number).exists():
+            for path in self._folder.checkpoints(number).values():
+                self._folder.hold(path, number)
+
+    def check(self, number: int, *, evicted: bool) -> None:
+        """The same of one trial's run.
 
         Raises:
             TrackingError: something is missing, or the server cannot be asked.
         """
-        name = self.run_id(number)
-        facts = self._page.facts(name)
-        rows, digests = 0, set[str]()
-        for path in self.segments(number):
-            written = runlog.read(path)
-            rows, digests = rows + written.rows, digests | written.digests
-        missing = "the run" if facts is None else f"{rows - facts.rows} rows" if facts.rows < rows else ""
-        if facts is not None and not missing and digests - facts.digests:
-            missing = f"{len(digests - facts.digests)} checkpoints"
-        if facts is not None and not missing and facts.state == "running":
-            missing = "its end"
-        if facts is None or missing:
-            for path in self.segments(number):
-                _marker(path).unlink(missing_ok=True)
-            raise TrackingError(f"W&B has not all of run {name}: {missing} is missing")
-        self._folder.drop_held(number)
-        return facts
+        for missing in self.missing([number], evicted=[number] if evicted else []).values():
+            raise TrackingError(missing)
+
+    def keep_export(self, number: int) -> None:
+        """Save the model that a trial was exported to with its run, where it was.
+
+        Raises:
+            TrackingError: W&B does not take it.
+        """
+        if self._folder.has(self._folder.onnx(number)):
+            with tempfile.TemporaryDirectory() as scratch:
+                path = self._folder.local_copy(self._folder.onnx(number), Path(scratch))
+                self._page.keep(self.run_id(number), path)
 
 
-def _marker(path: Path) -> Path:
-    return path.with_suffix(".wandb.synced")
+def _missing(written: Sequence[runlog.Written], facts: Facts | None, *, checkpoints: bool) -> str | None:
+    """What of a run's files is not on the server."""
+    if facts is None:
+        return "the run"
+    if (rows := sum(each.rows for each in written) - facts.rows) > 0:
+        return f"{rows} rows"
+    kept = frozenset().union(*(each.checkpoints for each in written)) if checkpoints else frozenset()
+    others = frozenset().union(*(each.artifacts for each in written))
+    for found, what in ((kept - facts.digests, "checkpoints"), (others - facts.digests, "tables or other artifacts")):
+        if found:
+            return f"{len(found)} {what}"
+    return "its end" if facts.state == "running" else None
 
 
 def _hear(messages: Any, errors: list[str], said: Callable[[str], None] | None) -> None:

@@ -9,28 +9,42 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import sys
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
-from orchestrator import runlog, wandb_yaml
+from orchestrator import runlog, wandb_yaml, workspace
 from orchestrator.delivery import Delivery
-from orchestrator.errors import StorageError, TrackingError
+from orchestrator.errors import OrchestratorError, StorageError, TrackingError
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Asked, Command, Delivered, Joined, Landed, Notice, Outcome, StopTrial
+from orchestrator.messages import (
+    Asked,
+    Command,
+    Delivered,
+    Ended,
+    Joined,
+    Landed,
+    Notice,
+    Outcome,
+    StopTrial,
+    first_line,
+)
 from orchestrator.naming import is_artifact
 from orchestrator.page import Page
 from orchestrator.spec import Spec
-from orchestrator.tracking import decode, encode
+from orchestrator.tracking import close_dead, decode, encode
 
 # How often the page is looked at, and the most that is waited after trouble until it is tried again.
 LOOK_EVERY_S, MAX_WAIT_S = 2.0, 30.0
 # How long the sweep's end waits for what is still under way; less where the server does not answer anyway.
 FINISH_TIMEOUT_S, UNREACHABLE_TIMEOUT_S = 60.0, 5.0
-# How often a run is sent of which something was refused or got lost; what is left then is for `sync`.
+# How often a run is sent, at the end, of which something was refused or got lost; what is left then is for `sync`.
 TRIES = 4
 # Runs that are sent at once, besides those that are live.
 AT_ONCE = 4
@@ -50,6 +64,8 @@ class _Trial:
 
     number: int
     over: bool = False
+    opened: bool = False
+    """Whether a run of it was opened: there are files of it then."""
     evicted: bool = False
     sent: bool = False
     arrived: bool = False
@@ -85,23 +101,23 @@ class Desk:
 
     def follow(self, number: int, segment: str) -> None:
         """A trial's workers have opened its run; earlier ones of the same trial, if any, are dead."""
-        for path in self._delivery.waiting(number):
-            if path.parent.name != segment.rpartition("/")[2]:
+        for path in self._delivery.segments(number):
+            if path.parent.name != Path(segment).name:
                 self._say_last_words(path, Outcome.FAILED, "its workers died; it was tried again")
-        self._note(number, over=False)
+        self._note(number, over=False, opened=True)
 
     def ended(self, number: int, outcome: str, error: str | None, *, closed: bool) -> None:
         """A trial is over; where its workers did not say so in its run, it is said for them."""
         with contextlib.suppress(StorageError):  # not there now; `sync` looks again
             self._folder.download_tree("wandb")
-        for path in () if closed else self._delivery.waiting(number):
-            self._say_last_words(path, Outcome(outcome), error)
+        if not closed:
+            close_dead(self._folder, Ended(number=number, outcome=Outcome(outcome), error=error))
         self._note(number, over=True)
 
     def evict(self, numbers: Sequence[int]) -> None:
         """The checkpoints of these trials are no longer kept."""
         for number in numbers:
-            self._note(number, evicted=True)
+            self._note(number, evicted=True, over=True)
 
     def state(self, state: str) -> None:
         """How the sweep stands now, in W&B's words."""
@@ -109,33 +125,46 @@ class Desk:
             self._state = state
             self._changed.notify_all()
 
-    def finish(self, state: str, winner: int | None) -> None:
-        """The sweep has ended: bring up what is left, say how it ended, and leave."""
+    def finish(self, state: str, winner: int | None, former: Sequence[int]) -> None:
+        """The sweep has ended: bring up what is left, say how it ended, and leave.
+
+        Args:
+            state: how the sweep ended, in W&B's words.
+            winner: the trial whose checkpoint is the sweep's best.
+            former: those whose were at earlier ends of it.
+        """
         for trial in self._trials.values():
-            for path in () if trial.over else self._delivery.waiting(trial.number):
+            for path in () if trial.over else self._delivery.segments(trial.number):
                 self._say_last_words(path, Outcome.INTERRUPTED, None)
-            trial.over = True
+            trial.over, trial.failed = True, 0
         with self._changed:
             self._closing, self._state = True, state
             self._changed.notify_all()
             deadline, hopeless = time.monotonic() + FINISH_TIMEOUT_S, time.monotonic() + UNREACHABLE_TIMEOUT_S
-            while not all(trial.arrived for trial in self._trials.values()):
+            while any(trial.carried for trial in self._trials.values()):
                 now = time.monotonic()
                 if now > deadline or (now > hopeless and not self._connected):
                     break
                 self._changed.wait(0.5)
-        if self._connected and self._sweep_id:
-            with self._trouble_is_said():
+        with self.trouble_is_said():
+            if self._connected and self._sweep_id:
                 if winner is not None:
-                    self._crown(winner)
+                    self._crown(winner, former)
                 if self._told != state:
                     self._page.set_state(self._sweep_id, state)
         missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
         self._say(Delivered(missing=missing))
 
-    def _crown(self, winner: int) -> None:
-        tracking = self._spec.tracking
-        self._page.crown(self._delivery.run_id(winner), tracking.registry, tracking.registry_aliases)
+    def leave(self) -> None:
+        """The sweep's process is gone without a last word: nobody runs the sweep now, which its page should say."""
+        if self._connected and self._sweep_id and self._state in ("RUNNING", "PAUSED"):
+            with self.trouble_is_said():
+                self._page.set_state(self._sweep_id, "PAUSED")
+
+    def _crown(self, winner: int, former: Sequence[int]) -> None:
+        tracking, run_ids = self._spec.tracking, [self._delivery.run_id(number) for number in former]
+        self._page.crown(self._delivery.run_id(winner), run_ids, tracking.registry, tracking.registry_aliases)
+        self._delivery.keep_export(winner)
 
     def _note(self, number: int, **changes: bool) -> None:
         with self._changed:
@@ -148,7 +177,7 @@ class Desk:
                 threading.Thread(target=self._carry, args=[trial], name=f"run-{number}", daemon=True).start()
             self._changed.notify_all()
 
-    def _say_last_words(self, path: Any, outcome: Outcome, error: str | None) -> None:
+    def _say_last_words(self, path: Path, outcome: Outcome, error: str | None) -> None:
         with contextlib.suppress(OSError):  # the disk is full, or the folder gone: W&B will say that it crashed
             runlog.say_last_words(path, outcome=outcome, error=error)
 
@@ -164,19 +193,30 @@ class Desk:
                     if self._sweep_id is None:
                         self._sweep_id = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
                         self._say(Joined(sweep_id=self._sweep_id))
+                        threading.Thread(
+                            target=self._save_view, args=[self._sweep_id], name="view", daemon=True
+                        ).start()
                     with self._changed:
                         self._connected = True
                         self._changed.notify_all()
                 self._look()
                 wait_s = LOOK_EVERY_S
-            except TrackingError as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the page is looked at again
                 self._connected = False
-                self._say(Notice(text=self._advice(str(exc))))
+                self._say(Notice(text=self._advice(exc)))
                 wait_s = min(wait_s * 2, MAX_WAIT_S)
             if self._closing:
                 wait_s = min(wait_s, 1.0)
             with self._changed:
                 self._changed.wait_for(lambda: self._connected and self._state != self._told, wait_s)
+
+    def _save_view(self, sweep_id: str) -> None:
+        """Save the view made for comparing the trials. In a thread of its own: nothing waits for it."""
+        try:
+            workspace.save(self._spec, sweep_id)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the sweep goes on without
+            said = str(exc) if isinstance(exc, OrchestratorError) else first_line(exc)
+            self._say(Notice(text=f"no view for comparing its trials was saved on the sweep's page: {said}"))
 
     def _look(self) -> None:
         assert self._sweep_id is not None
@@ -198,21 +238,30 @@ class Desk:
 
     def _carry(self, trial: _Trial) -> None:
         """Bring a trial's run to the server, trying again where that fails. In a thread of its own."""
-        while trial.failed < TRIES:
-            with self._changed:
-                if trial.arrived and trial.over:
-                    break
-                self._changed.wait_for(lambda: self._connected)
+        while self._goes_on(trial):
             try:
                 self._carry_on(trial)
-            except (TrackingError, StorageError, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the run is on disk, and is sent again
                 trial.failed += self._connected
                 if not trial.refused:
-                    self._say(Notice(text=self._advice(str(exc))))
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closing, min(2.0**trial.failed, MAX_WAIT_S))
+                    self._say(Notice(text=self._advice(exc)))
+                self._rest(min(2.0 ** min(trial.failed, TRIES + 1), MAX_WAIT_S))
+
+    def _rest(self, wait_s: float) -> None:
+        """Wait before the next try, which comes at once where the sweep ends meanwhile."""
         with self._changed:
-            trial.carried = False
+            closing = self._closing
+            self._changed.wait_for(lambda: self._closing is not closing, wait_s)
+
+    def _goes_on(self, trial: _Trial) -> bool:
+        """Whether there is something to bring, or may be; not once the sweep has ended and it failed too often."""
+        with self._changed:
+            given_up = self._closing and trial.failed >= TRIES
+            trial.carried = not (trial.over and (trial.arrived or given_up))
+            if trial.carried:
+                self._changed.wait_for(lambda: self._connected)
+            self._changed.notify_all()
+            return trial.carried
 
     def _carry_on(self, trial: _Trial) -> None:
         over, name = trial.over, self._delivery.run_id(trial.number)
@@ -229,10 +278,12 @@ class Desk:
             with self._changed:
                 self._changed.wait(LOOK_EVERY_S)
             return
-        if trial.sent:
-            self._delivery.check(trial.number)
+        if self._delivery.segments(trial.number):
+            self._delivery.check(trial.number, evicted=trial.evicted)
             if self._spec.start_from and is_artifact(self._spec.start_from):
                 self._page.use(name, self._spec.start_from)
+        elif trial.opened:
+            raise TrackingError(f"the files of W&B run {name} are not in {self._folder.work / 'wandb'}")
         if trial.evicted:
             self._page.drop_checkpoints(name)
         with self._changed:
@@ -245,18 +296,22 @@ class Desk:
             Notice(text=f"W&B stopped taking run {name} ({text}); it is on disk, and is sent again once it ended")
         )
 
-    def _advice(self, trouble: str) -> str:
+    def _advice(self, trouble: Exception) -> str:
+        if not isinstance(trouble, OrchestratorError):
+            traceback.print_exception(trouble)  # to the sweep's log
+        said = str(trouble) if isinstance(trouble, OrchestratorError) else first_line(trouble)
         return (
-            f"{trouble}. Training goes on; runs are kept on disk and go up when they can, or later:"
+            f"{said}. Training goes on; runs are kept on disk and go up when they can, or later:"
             f" python -m orchestrator sync {self._folder.show('').rstrip('/')}"
         )
 
     @contextlib.contextmanager
-    def _trouble_is_said(self) -> Any:
+    def trouble_is_said(self) -> Iterator[None]:
+        """Say what goes wrong, and go on."""
         try:
             yield
-        except TrackingError as exc:
-            self._say(Notice(text=self._advice(str(exc))))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the sweep goes on
+            self._say(Notice(text=self._advice(exc)))
 
     def _say(self, event: Any) -> None:
         with self._changed:
@@ -265,15 +320,30 @@ class Desk:
 
 def main(storage: str, name: str) -> None:
     """Serve until the sweep has ended, or its process has."""
-    out, sys.stdout = sys.stdout, sys.stderr  # the SDK prints
+    # What this process starts gets others: it may outlive this one, and the sweep would wait for it.
+    said, out = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # the SDK prints
     folder = SweepFolder(storage, name)
     desk = Desk(Spec.from_yaml(folder.read_text("sweep.yaml")), folder, out)
-    for line in sys.stdin:
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # Read at once, whatever is being done: the sweep must never wait until it can say something.
+    threading.Thread(target=_read, args=[said, lines], name="ear", daemon=True).start()
+    while line := lines.get():
         method, arguments = decode(line)
-        getattr(desk, method)(**arguments)
+        with desk.trouble_is_said():
+            getattr(desk, method)(**arguments)
         if method == "finish":
             break
+    else:
+        desk.leave()
     os._exit(0)  # threads that still wait for the server wait in vain
+
+
+def _read(said: TextIO, lines: queue.SimpleQueue[str]) -> None:
+    for line in said:
+        lines.put(line)
+    lines.put("")  # the sweep's process is gone
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from typing import Any, TextIO, TypeVar
 from pyarrow import fs
 
 from orchestrator.errors import InputError, StorageError, StorageFullError
-from orchestrator.naming import near_miss
+from orchestrator.naming import near_miss, run_id
 
 T = TypeVar("T")
 CHECKPOINT = re.compile(r"epoch-(\d+)\.ckpt")
@@ -373,6 +373,19 @@ class SweepFolder:
         """Where a trial's checkpoints wait until they have been uploaded; on the machine that trains it."""
         return self.work / "wandb" / "checkpoints" / str(number)
 
+    def hold(self, checkpoint: str, number: int) -> Path:
+        """Let a trial's checkpoint wait for its upload, whatever is kept, as a link where there can be one."""
+        held = self.held_checkpoints(number) / Path(checkpoint).name
+        held.parent.mkdir(parents=True, exist_ok=True)
+        local = self.local_copy(checkpoint, held.parent)
+        if local != held:
+            held.unlink(missing_ok=True)
+            try:
+                os.link(local, held)
+            except OSError:  # a file system without links
+                shutil.copyfile(local, held)
+        return held
+
     def drop_held(self, number: int) -> None:
         """Delete what waited for its upload."""
         shutil.rmtree(self.held_checkpoints(number), ignore_errors=True)
@@ -381,9 +394,10 @@ class SweepFolder:
             self._fs.delete_dir(self._at(there))
 
     def unsent_runs(self) -> set[str]:
-        """The W&B runs in `work` of which something is not marked as sent, by id."""
+        """The W&B runs in `work` of which something is not marked as sent, or a checkpoint still waits, by id."""
         paths = (self.work / "wandb").glob("offline-run-*/run-*.wandb")
-        return {path.stem.removeprefix("run-") for path in paths if not path.with_suffix(".wandb.synced").exists()}
+        unsent = {path.stem.removeprefix("run-") for path in paths if not sent_marker(path).exists()}
+        return unsent | {run_id(self.name, int(held.name)) for held in self.held_checkpoints(0).parent.glob("[0-9]*")}
 
     def drop_checkpoints(self, number: int, *, kept: Collection[int] = ()) -> None:
         """Delete a trial's checkpoints, except those of some epochs, and what a killed worker left half written."""
@@ -453,6 +467,11 @@ def _lock(file: TextIO) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(LOOK_S)
     return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sent_marker(run_file: Path) -> Path:
+    """The file by which W&B's syncing engine marks one as sent."""
+    return run_file.with_suffix(".wandb.synced")
 
 
 def sweeps_in(storage: str) -> list[str]:

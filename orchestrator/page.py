@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ from urllib.parse import urlsplit
 
 from orchestrator.credentials import base_url
 from orchestrator.errors import TrackingError
+from orchestrator.runlog import MODEL
 from orchestrator.spec import Spec
 
 # How long the server may take for an answer, and how often it is asked again, before it counts as not reached; the
 # transfer of runs and files has the SDK's own, far longer, patience.
 ANSWER_TIMEOUT_S, RETRIES = 10.0, 2
-# The type of artifact that a checkpoint is, in W&B's own words.
-MODEL = "model"
+# Runs that are asked about in one request.
+RUNS_AT_ONCE = 50
+# The alias of the sweep's best checkpoint.
+BEST = "sweep-best"
 
 # What an UpsertBucket of wandb-core says, too; here only that a run is a member of a sweep.
 JOIN = """
@@ -45,7 +48,7 @@ class Facts:
     rows: int
     """Lines of its history."""
     digests: frozenset[str]
-    """Of the checkpoints that it logged."""
+    """Of the artifacts that it logged, checkpoints and others."""
 
 
 class Page:
@@ -102,12 +105,7 @@ class Page:
     def look(self, sweep_id: str, run_ids: Sequence[str]) -> tuple[str, set[str]]:
         """The sweep's state, e.g. RUNNING or PAUSED, and which of some runs were stopped on the page."""
         runs = " ".join(f'r{index}: run(name: "{run_id}") {{ stopped }}' for index, run_id in enumerate(run_ids))
-        query = (
-            "query Watch($project: String!, $entity: String, $sweep: String!) { project(name: $project, entityName:"
-            f" $entity) {{ sweep(sweepName: $sweep) {{ state }} {runs} }} }}"
-        )
-        names = {"project": self.project, "entity": self.entity, "sweep": sweep_id}
-        found = (self._ask(query, names) or {}).get("project") or {}
+        found = self._ask_project(f'sweep(sweepName: "{sweep_id}") {{ state }} {runs}')
         stopped = {run_id for index, run_id in enumerate(run_ids) if (found.get(f"r{index}") or {}).get("stopped")}
         return str((found.get("sweep") or {}).get("state") or "").upper(), stopped
 
@@ -126,18 +124,28 @@ class Page:
                 _set_sweep_state(self._api, sweep_id, "RUNNING", entity=self.entity, project=self.project)
             _set_sweep_state(self._api, sweep_id, state, entity=self.entity, project=self.project)
 
-    def facts(self, run_id: str) -> Facts | None:
-        """What the server holds of a run; None where it has none of that name."""
-        query = (
-            "query Facts($project: String!, $entity: String, $run: String!) { project(name: $project, entityName:"
-            " $entity) { run(name: $run) { state historyLineCount } } }"
-        )
-        found = self._ask(query, {"project": self.project, "entity": self.entity, "run": run_id})
-        run = ((found or {}).get("project") or {}).get("run")
-        if run is None:
-            return None
-        digests = frozenset(version.digest for version in self._versions(run_id))
-        return Facts(state=run["state"], rows=run["historyLineCount"] or 0, digests=digests)
+    def facts(self, run_ids: Sequence[str]) -> dict[str, Facts]:
+        """What the server holds of some runs; one that it does not have is not among them."""
+        facts: dict[str, Facts] = {}
+        wanted = [(run_id, "") for run_id in run_ids]  # each with the place from which its artifacts are listed
+        while wanted:
+            asked, wanted = wanted[:RUNS_AT_ONCE], wanted[RUNS_AT_ONCE:]
+            found = self._ask_project(
+                " ".join(
+                    f'r{index}: run(name: "{run_id}") {{ state historyLineCount outputArtifacts(first: 100{after})'
+                    " { edges { node { digest } } pageInfo { endCursor hasNextPage } } }"
+                    for index, (run_id, after) in enumerate(asked)
+                )
+            )
+            for index, (run_id, _) in enumerate(asked):
+                if (run := found.get(f"r{index}")) is None:
+                    continue
+                listed, before = run["outputArtifacts"], facts[run_id].digests if run_id in facts else frozenset()
+                digests = before | {edge["node"]["digest"] for edge in listed["edges"]}
+                facts[run_id] = Facts(state=run["state"], rows=run["historyLineCount"] or 0, digests=digests)
+                if listed["pageInfo"]["hasNextPage"]:
+                    wanted.append((run_id, f', after: "{listed["pageInfo"]["endCursor"]}"'))
+        return facts
 
     def add_to_summary(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Put values into a run's summary, beside those that are there."""
@@ -154,25 +162,38 @@ class Page:
         """Delete the versions of a run's checkpoints, the sweep's best excepted."""
         with translated():
             for version in self._versions(run_id):
-                if "sweep-best" not in version.aliases:
+                if BEST not in version.aliases:
                     version.delete(delete_aliases=True)
 
-    def crown(self, run_id: str, collection: str | None, aliases: Sequence[str]) -> str | None:
+    def crown(self, run_id: str, former: Iterable[str], collection: str | None, aliases: Sequence[str]) -> None:
         """Mark a run's best checkpoint as the sweep's, and link it to a collection of the registry on request.
 
-        Returns the reference of the version; None where the run has no checkpoint.
+        Args:
+            run_id: the winner's run.
+            former: the runs of earlier winners, which are the sweep's best no more.
+            collection: of the registry, where it is to be linked to one.
+            aliases: in that collection.
         """
         with translated():
+            for version in (version for name in former for version in self._versions(name)):
+                if BEST in version.aliases:
+                    version.aliases = [alias for alias in version.aliases if alias != BEST]
+                    version.save()
             best = next((version for version in self._versions(run_id) if "best" in version.aliases), None)
             if best is None:
-                return None
-            if "sweep-best" not in best.aliases:
-                best.aliases = [*best.aliases, "sweep-best"]
+                return
+            if BEST not in best.aliases:
+                best.aliases = [*best.aliases, BEST]
                 best.save()
             if collection:
                 target = collection if collection.count("/") else f"wandb-registry-{MODEL}/{collection}"
                 best.link(target, aliases=list(aliases) or None)
-            return f"{self.entity}/{self.project}/{best.name}"
+
+    def keep(self, run_id: str, path: Path) -> None:
+        """Save a file with a run that has ended, in place of one of that name."""
+        with translated():
+            run = self._api.run(f"{self.entity}/{self.project}/{run_id}")
+            run.upload_file(str(path), root=str(path.parent))
 
     def _versions(self, run_id: str) -> list[Any]:
         """The versions of a run's checkpoints, newest first."""
@@ -181,6 +202,14 @@ class Page:
             if not self._api.artifact_collection_exists(name=name, type=MODEL):
                 return []
             return list(self._api.artifacts(MODEL, name))
+
+    def _ask_project(self, selection: str) -> dict[str, Any]:
+        query = (
+            "query Project($project: String!, $entity: String) { project(name: $project, entityName: $entity)"
+            f" {{ {selection} }} }}"
+        )
+        found = self._ask(query, {"project": self.project, "entity": self.entity})
+        return dict((found or {}).get("project") or {})
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> Any:
         with translated():

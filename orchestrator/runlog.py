@@ -18,9 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.folder import sent_marker
 from orchestrator.messages import GOOD, Outcome
 
 BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
+# The type of artifact that a checkpoint is, in W&B's own words.
+MODEL = "model"
 IDENTITY = 7  # bytes: ":W&B", a magic number and the version of the format
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
@@ -50,8 +53,10 @@ class Written:
 
     rows: int
     """Of history."""
-    digests: frozenset[str]
-    """Of the artifacts that were logged."""
+    checkpoints: frozenset[str]
+    """Digests of the checkpoints that were logged."""
+    artifacts: frozenset[str]
+    """Digests of what else was logged as an artifact, such as tables."""
     ended: bool
     """Whether the run's process got to say how it ended."""
 
@@ -59,12 +64,17 @@ class Written:
 def read(path: Path) -> Written:
     """Count what a run's file holds."""
     kinds: Counter[str] = Counter()
-    digests = set()
+    digests: dict[bool, set[str]] = {True: set(), False: set()}
     for _, record in _parsed(path):
         kinds[record.WhichOneof("record_type")] += 1
         if record.WhichOneof("record_type") == "artifact":
-            digests.add(record.artifact.digest)
-    return Written(rows=kinds["history"], digests=frozenset(digests), ended=bool(kinds["exit"]))
+            digests[record.artifact.type == MODEL].add(record.artifact.digest)
+    return Written(
+        rows=kinds["history"],
+        checkpoints=frozenset(digests[True]),
+        artifacts=frozenset(digests[False]),
+        ended=bool(kinds["exit"]),
+    )
 
 
 def has_row(path: Path, key: str, **where: float) -> bool:
@@ -109,8 +119,22 @@ def say_last_words(path: Path, *, outcome: Outcome, error: str | None) -> None:
             _append(file, word.SerializeToString())
 
 
+def end_paused(path: Path, outcome: Outcome) -> None:
+    """Say in the file of a run that only paused, and is not to go on, how its trial ended.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    said = None
+    for _, record in _parsed(path):
+        for item in record.summary.update:
+            said = json.loads(item.value_json) if item.key == "outcome" else said
+    if said == Outcome.PAUSED and outcome is not Outcome.PAUSED:
+        amend(path, {"outcome": str(outcome)})
+
+
 def amend(path: Path, values: Mapping[str, Any]) -> None:
-    """Add values to the summary of a run that has ended, as if it had said them before its end."""
+    """Add values to the summary of a run that has ended, as if it had said them before its end; it is sent again."""
     from wandb.proto import wandb_internal_pb2 as messages
 
     end, number = IDENTITY, 0
@@ -126,6 +150,7 @@ def amend(path: Path, values: Mapping[str, Any]) -> None:
         file.seek(end)
         for record in (messages.Record(num=number + 1, summary=messages.SummaryRecord(update=update)), *after):
             _append(file, record.SerializeToString())
+    sent_marker(path).unlink(missing_ok=True)
 
 
 def _parsed(path: Path) -> Iterator[tuple[int, Any]]:

@@ -19,6 +19,9 @@ from orchestrator.slot import POLL_S, worker_group
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
 
+# How long workers may take to leave: after Ctrl-C they are in the middle of a trial.
+LEAVE_TIMEOUT_S = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
@@ -53,7 +56,8 @@ def run(spec: Spec, jobs: list[Job], judge: Callable[[Report], Verdict] = lambda
             return [_run(board, group, job, judge) for job in jobs]
         finally:
             ray.get(board.close.remote(group.slot))
-            group.join()
+            board.interrupt.remote(Outcome.INTERRUPTED)  # where it was, a trial still trains
+            group.join(LEAVE_TIMEOUT_S)  # what is left of it then goes with the connection
 
 
 class _Group(Thread):

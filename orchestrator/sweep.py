@@ -58,7 +58,7 @@ from orchestrator.results import ALIVE, STATES, Status
 from orchestrator.slot import LEAVE_TIMEOUT_S, Slot
 from orchestrator.spec import Spec
 from orchestrator.switchboard import Switchboard
-from orchestrator.tracking import Tracking, close_dead
+from orchestrator.tracking import Tracking, close_dead, succeed
 
 T = TypeVar("T")
 
@@ -423,6 +423,8 @@ class Sweep:
                 self._dropped.add(record.number)
                 if self._desk:
                     self._desk.evict([record.number])
+                else:
+                    self.folder.drop_held(record.number)
 
     def _failed(self, ended: Ended) -> None:
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
@@ -492,8 +494,9 @@ class Sweep:
         self._close_runs(all_of_them=True)
         self._write()
         if self._desk:
-            kept = self.status is Status.FINISHED and best and best.checkpoint
-            missing = self._desk.finish(STATES[self.status], best.number if best and kept else None)
+            winner = best.number if self.status is Status.FINISHED and best and best.checkpoint else None
+            former = [] if winner is None else succeed(self.ledger, winner)
+            missing = self._desk.finish(STATES[self.status], winner, former)
             self._hear_desk()
             if missing:
                 self._view.notice(

@@ -25,8 +25,9 @@ from orchestrator.messages import GOOD, Job, Outcome, Report, first_line
 from orchestrator.naming import run_id
 from orchestrator.spec import Spec
 
-# Seconds that the SDK may take for what it does on disk: it takes 0.02.
-TIMEOUT_S = 20.0
+# The SDK's settings where its variables `WANDB_<NAME>` do not say otherwise: what it does on disk takes it 0.02 s, and
+# what it has to say belongs in no trial's console.
+DEFAULTS: dict[str, Any] = {"init_timeout": 20.0, "finish_timeout": 20.0, "console": "wrap", "silent": True}
 # A run needs less; where the disk has not even so much left, it is written elsewhere.
 MIN_FREE_MIB = 64
 
@@ -51,19 +52,20 @@ class Tracker:
     def __init__(self, spec: Spec, folder: SweepFolder, rank: int, notify: Callable[[str], None]) -> None:
         self._spec, self._folder = spec, folder
         self._rank, self._notify = rank, notify
-        self._run: Any = None
         self._off = rank != 0 or spec.tracking.mode == "disabled"
         for name in FOREIGN:
             os.environ.pop(name, None)
         os.environ.update(own_folders(folder.work))
+        self._run = _harmless()
+        self._logger: Any = None
 
     def open(self, job: Job) -> str | None:
         """Open the trial's run, or go on with it; its folder, relative to the sweep's where it is in there."""
         import wandb
 
+        self._job, self._logger = job, None
+        self._run = _harmless()  # what the last one was told is gone with it
         if self._off:
-            # So that `wandb.log` in a user's module is a no-op here instead of an error.
-            self._run = self._run or wandb.init(mode="disabled")
             return None
         work = self._folder.work
         try:
@@ -83,17 +85,17 @@ class Tracker:
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if job.changes:
             _tell_copies(self._run, self._spec, job)
+        os.environ.update(own_folders(work))  # where the SDK keeps artifacts until they are uploaded
         directory = Path(self._run.dir).parent
         self._save_packages(directory)
         return str(directory.relative_to(work)) if work == self._folder.work else str(directory)
 
     def logger(self) -> Any:
-        """Lightning's logger on the open run, or None."""
-        if not self._live:
-            return None
+        """Lightning's logger on the open run; where none is kept, one that takes everything and keeps nothing."""
         from lightning.pytorch.loggers import WandbLogger
 
-        return WandbLogger(experiment=self._run)
+        self._logger = WandbLogger(experiment=self._run)
+        return self._logger
 
     def log(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         """Log numbers in the open run, against the step they belong to."""
@@ -116,7 +118,7 @@ class Tracker:
     @property
     def _live(self) -> bool:
         """Whether there is a run that keeps what is logged."""
-        return self._run is not None and not self._off
+        return not self._run.disabled
 
     def watch(self, module: Any) -> None:
         """Log a module's gradients, parameters and topology, as far as the spec says."""
@@ -141,10 +143,20 @@ class Tracker:
         """Keep the best epoch's metrics beside the newest ones, which W&B shows by their own names."""
         if not self._live:
             return
+        if Path(self._run.dir).is_relative_to(self._folder.work) and not _has_room(Path(self._run.dir)):
+            self._move()
         self._run.summary["epochs"] = report.epoch
         if report.epoch == report.best_epoch:
             best = {f"best_{name}": value for name, value in report.metrics.items()}
             self._run.summary.update({**best, "best_epoch": report.epoch})
+
+    def _move(self) -> None:
+        """Go on with the run in a file elsewhere, while there is room for the end of this one."""
+        logger = self._logger
+        self._run.finish(exit_code=0)
+        self.open(self._job)
+        if logger is not None:
+            logger._experiment = self._run
 
     def close(
         self,
@@ -153,8 +165,8 @@ class Tracker:
         *,
         checkpoints: Mapping[str, Sequence[str]] = MappingProxyType({}),
         curve: Mapping[int, float] = MappingProxyType({}),
-    ) -> None:
-        """Say in the run how the trial ended, log its checkpoints as artifacts, and close it.
+    ) -> bool:
+        """Say in the run how the trial ended, log its checkpoints as artifacts, and close it; whether that worked.
 
         Args:
             outcome: how the trial ended.
@@ -163,10 +175,10 @@ class Tracker:
             curve: the sweep's metric by epoch.
         """
         if not self._live:
-            return
-        run, self._run = self._run, None
+            return True
+        run = self._run
         try:
-            directory, number = Path(run.dir).parent, run.config["sweep"]["number"]
+            number = run.config["sweep"]["number"]
             try:
                 _sign(run, outcome, error)
                 for path, aliases in checkpoints.items():
@@ -175,11 +187,17 @@ class Tracker:
                     run.mark_preempting()
             finally:  # else the next trial's init would be given this run again
                 run.finish(exit_code=0 if outcome in GOOD else 1)
-            self._folder.upload_tree(directory, f"wandb/{directory.name}")
+                self._run = _harmless()
+            for segment in self._folder.run_files(run.id):  # also those of workers that died on this machine
+                self._folder.upload_tree(segment.parent, f"wandb/{segment.parent.name}")
             held = self._folder.held_checkpoints(number)
             self._folder.upload_tree(held, f"wandb/checkpoints/{held.name}")
+            if not self._folder.log.exists():  # the sweep is on another machine, and so is what brings them to W&B
+                shutil.rmtree(held, ignore_errors=True)
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial itself is done
             self._notify(f"W&B run {run.id} on disk is incomplete ({first_line(exc)})")
+            return False
+        return True
 
     def _init(self, job: Job, work: Path) -> Any:
         import wandb
@@ -197,12 +215,9 @@ class Tracker:
             mode="offline",
             resume="allow",
             settings=wandb.Settings(
-                init_timeout=TIMEOUT_S,
-                finish_timeout=TIMEOUT_S,
-                console="wrap",
-                silent=True,
                 x_save_requirements=False,  # 0.1 s a trial, for a list that is the same for every trial
                 x_transaction_log_flush_interval=0.1,  # seconds of log that a killed process may lose; 15 by default
+                **{name: value for name, value in DEFAULTS.items() if f"WANDB_{name.upper()}" not in os.environ},
             ),
         )
 
@@ -211,16 +226,8 @@ class Tracker:
         import wandb
 
         sweep = dict(run.config["sweep"])
-        held = self._folder.held_checkpoints(sweep["number"]) / Path(path).name
-        held.parent.mkdir(parents=True, exist_ok=True)
-        local = self._folder.local_copy(path, held.parent)
-        if local != held:
-            held.unlink(missing_ok=True)
-            try:
-                os.link(local, held)
-            except OSError:  # a file system without links
-                shutil.copyfile(local, held)
-        artifact = wandb.Artifact(f"model-{run.id}", type="model")
+        held = self._folder.hold(path, sweep["number"])
+        artifact = wandb.Artifact(f"model-{run.id}", type=runlog.MODEL)
         entry = artifact.add_file(str(held), name=held.name, policy="immutable", skip_cache=True)
         artifact.metadata = {
             "sweep": self._spec.name,
@@ -243,6 +250,13 @@ class Tracker:
             self._run.save(str(path), base_path=str(path.parent), policy="now")
 
 
+def _harmless() -> Any:
+    """A run that takes everything and keeps nothing, for `wandb.log` and loggers of users where none is kept."""
+    import wandb
+
+    return wandb.init(mode="disabled")
+
+
 def _with_room(folder: Path) -> Path:
     """The folder, made if need be.
 
@@ -250,9 +264,13 @@ def _with_room(folder: Path) -> Path:
         OSError: its disk is full, or nearly so: what would be lost is a run's end, without a word.
     """
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder / "wandb").free < MIN_FREE_MIB << 20:
+    if not _has_room(folder / "wandb"):
         raise OSError(f"less than {MIN_FREE_MIB} MiB are left on its disk")
     return folder
+
+
+def _has_room(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free >= MIN_FREE_MIB << 20
 
 
 def _group(spec: Spec, job: Job) -> str | None:

@@ -13,16 +13,21 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Asked, Delivered, Ended, Joined, Landed, Notice, StopTrial
 from orchestrator.naming import run_id
 
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger
+
 News = Asked | Delivered | Joined | Landed | Notice | StopTrial
 KINDS = {kind.__name__: kind for kind in (Asked, Delivered, Joined, Landed, Notice, StopTrial)}
 # More than the desk itself waits for at the end.
 FINISH_TIMEOUT_S = 90.0
+# How long it may take to leave when the sweep has ended badly.
+LEAVE_TIMEOUT_S = 15.0
 
 
 def encode(event: News) -> str:
@@ -36,13 +41,24 @@ def decode(line: str) -> tuple[str, dict[str, Any]]:
     return word, values
 
 
+def succeed(ledger: Ledger, winner: int) -> list[int]:
+    """Note who won; those who had won at earlier ends of the sweep, and whose checkpoints are its best no more."""
+    won: list[int] = ledger.recall("winners") or []
+    if winner not in won:
+        ledger.remember("winners", [*won, winner])
+    return [number for number in won if number != winner]
+
+
 def close_dead(folder: SweepFolder, ended: Ended) -> None:
-    """Say in the files of a trial's run how it ended, where its workers died without doing so."""
+    """Say in the files of a trial's run how it ended, where its workers died without doing so, or it only paused."""
     from orchestrator import runlog
 
-    for path in folder.run_files(run_id(folder.name, ended.number)):
-        with suppress(OSError):  # the disk is full: `sync` says it for a run that does not say how it ended
+    with suppress(OSError):  # the disk is full: `sync` says it for a run that does not say how it ended
+        paths = folder.run_files(run_id(folder.name, ended.number))
+        for path in paths:
             runlog.say_last_words(path, outcome=ended.outcome, error=ended.error)
+        for path in paths[-1:]:
+            runlog.end_paused(path, ended.outcome)
 
 
 class Tracking:
@@ -87,22 +103,26 @@ class Tracking:
             while True:
                 yield self._heard.get_nowait()
 
-    def finish(self, state: str, winner: int | None) -> list[str] | None:
+    def finish(self, state: str, winner: int | None, former: Sequence[int] = ()) -> list[str] | None:
         """The sweep has ended: let the desk bring up what is left; what it could not, None where it did not say."""
-        self._tell("finish", state=state, winner=winner)
+        self._tell("finish", state=state, winner=winner, former=list(former))
         self._listener.join(FINISH_TIMEOUT_S)
         self.close()
         return self._missing
 
     def close(self) -> None:
-        """End the desk, whatever it is doing."""
+        """End the desk; where the sweep ended without `finish`, it says on the page first that nobody runs it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with suppress(OSError):
-            if self._process.stdin:
-                self._process.stdin.close()
-        self._process.kill()
-        self._process.wait()
-        self._listener.join()
-        if self._process.stdout:
+            self._process.stdin.close()
+        try:
+            self._process.wait(LEAVE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listener.join(LEAVE_TIMEOUT_S)
+        if not self._listener.is_alive():
             self._process.stdout.close()
 
     def _tell(self, method: str, **arguments: Any) -> None:

@@ -130,13 +130,13 @@ class Worker:
         if isinstance(exc, StoppedAlone):
             outcome, error = Outcome.STOPPED, ""
         where = f"rank {self.rank}: " if self.world_size > 1 and error else ""
-        self._tracker.close(outcome, error or None)
+        closed = self._tracker.close(outcome, error or None)
         several = len({node.id for node in self._nodes}) > 1
         collateral = several and isinstance(exc, RuntimeError) and bool(MISSES_A_PEER.search(str(exc)))
         lost = Lost(
             error=where + error,
             outcome=outcome,
-            run_closed=self.rank == 0,
+            run_closed=closed and self.rank == 0,
             rank=None if collateral else self.rank,
             collateral=collateral,
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.errors import InputError, SweepError
-from orchestrator.messages import first_line
+from orchestrator.errors import InputError, TrackingError
+from orchestrator.page import translated
 from orchestrator.space import Parameter
 from orchestrator.spec import Spec
 
@@ -26,16 +26,15 @@ def save(spec: Spec, sweep_id: str | None, *, as_report: bool = False) -> str:
 
     Raises:
         InputError: the sweep has no page in W&B.
-        SweepError: W&B cannot be reached, or refuses.
+        TrackingError: W&B cannot be reached, or refuses, or the library is not installed.
     """
     if sweep_id is None:
         raise InputError(f"{spec.name} has no page in W&B: its runs are on disk only (tracking.mode)")
     try:
-        return (_save_report if as_report else _save_view)(spec, sweep_id)
+        with translated():
+            return (_save_report if as_report else _save_view)(spec, sweep_id)
     except ImportError as exc:
-        raise SweepError("a view needs the package wandb-workspaces: pip install wandb-workspaces") from exc
-    except Exception as exc:  # the SDK raises what its transport does
-        raise SweepError(f"the view could not be saved in W&B: {first_line(exc)}") from exc
+        raise TrackingError("a view needs the package wandb-workspaces: pip install wandb-workspaces") from exc
 
 
 def _save_view(spec: Spec, sweep_id: str) -> str:

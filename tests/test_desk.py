@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from conftest import clean_environment
 from doubles.wandb_server import WandbServer
 
+from orchestrator import runlog
+from orchestrator.desk import Desk
 from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger
 from orchestrator.messages import Landed, Notice
 from orchestrator.spec import Spec, check, resolve
 from orchestrator.tracking import News, Tracking
+from orchestrator.verbs import resume
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -25,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # the server does must cost it nothing: it says how long its calls took.
 WORKER = """
 import os, sys, time
+import wandb
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Job, Outcome, Report
 from orchestrator.spec import Spec
@@ -38,6 +45,7 @@ for number in range(first, last):
     segment = tracker.open(Job(number=number, params={"x": 0.5}, seed=7))
     print("started", number, segment, flush=True)
     logger, curve = tracker.logger(), {}
+    wandb.log({"words": wandb.Table(columns=["word"], data=[["hello"]])})
     for epoch in (1, 2, 3):
         path = folder.checkpoint(number, epoch)
         folder.write_text(path, f"{number}/{epoch}")
@@ -48,12 +56,16 @@ for number in range(first, last):
         tracker.reported(Report(number=number, epoch=epoch, value=curve[epoch], metrics=metrics, best_epoch=best,
                                 checkpoint=path, best_checkpoint=folder.checkpoint(number, best)))
         time.sleep(0.2)
+        if end == "fill" and epoch == 1:  # nearly: another 40 MiB, which is more than half of what is left
+            with open(f"{folder.work}/wandb/filler", "wb") as filler:
+                filler.write(bytes(40 * 2**20))
     if end == "die":
         time.sleep(1.5)
         os.kill(os.getpid(), 9)
     kept = {folder.checkpoint(number, 2): ["best"], folder.checkpoint(number, 3): ["latest"]}
-    tracker.close(Outcome.COMPLETE, None, checkpoints=kept, curve=curve)
-    print("ended", number, flush=True)
+    tracker.close(Outcome.PAUSED if end == "pause" else Outcome.COMPLETE, None, checkpoints=kept, curve=curve)
+    if end != "pause":
+        print("ended", number, flush=True)
 """
 
 
@@ -82,8 +94,8 @@ class Stage:
         self.heard: list[News] = []
         self.desk: Tracking | None = None
 
-    def open(self) -> Tracking:
-        self.desk = Tracking(self.folder, sweep_id=None, command="python -m orchestrator search x")
+    def open(self, sweep_id: str | None = None) -> Tracking:
+        self.desk = Tracking(self.folder, sweep_id=sweep_id, command="python -m orchestrator search x")
         return self.desk
 
     def work(self, first: int, last: int, end: str = "well") -> None:
@@ -116,9 +128,9 @@ class Stage:
             assert time.monotonic() < deadline, (self.heard, self.folder.log.read_text()[-2000:])
             time.sleep(0.05)
 
-    def finish(self, winner: int | None = 0) -> list[str] | None:
+    def finish(self, winner: int | None = 0, former: Sequence[int] = ()) -> list[str] | None:
         assert self.desk is not None
-        missing = self.desk.finish("FINISHED", winner)
+        missing = self.desk.finish("FINISHED", winner, former)
         self.heard += self.desk.news()
         return missing
 
@@ -161,6 +173,7 @@ def assert_whole(server: WandbServer, number: int) -> None:
 def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable[..., Stage]) -> None:
     """What a run says, with the death of one; the winner linked to the registry; the page's state."""
     here = stage(registry="winners", registry_aliases=["candidate"])
+    here.folder.write_text(here.folder.onnx(0), "as exported")
     here.open()
     here.work(0, 2)
     here.work(2, 3, "die")
@@ -189,7 +202,38 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     assert server.artifacts["model-s-1"] == []  # evicted
     assert [(link.source, link.aliases) for link in server.artifacts["winners"]] == [(best, {"candidate", "latest"})]
     assert not list((here.folder.work / "wandb" / "checkpoints").iterdir())
+    assert run.files["model.onnx"] == b"as exported"
+    assert [view["type"] for view in server.views] == ["project-view"]
     assert here.notices == []
+
+    # The sweep goes on: another trial paused, and wins, and another one's files are gone.
+    here.open(sweep.id)
+    here.work(3, 4, "pause")
+    assert here.desk is not None
+    here.desk.follow(4, "wandb/offline-run-20261121_120000-s-4")
+    here.until(lambda: server.runs["s-3"].summary.get("outcome") == "paused")
+    here.desk.ended(3, "pruned", None, closed=False)
+    here.desk.ended(4, "complete", None, closed=True)
+    assert here.finish(winner=3, former=[0]) == ["s-4"]
+    assert any("the files of W&B run s-4 are not in" in text for text in here.notices)
+    assert (server.runs["s-3"].summary["outcome"], server.runs["s-3"].exit_code) == ("pruned", 0)
+    assert_whole(server, 3)
+    assert best.aliases == {"best"}
+    assert "sweep-best" in server.artifacts["model-s-3"][0].aliases
+    assert len(server.views) == 1
+
+    # An unfinished trial is to go on from a checkpoint that W&B has.
+    here.folder.drop_checkpoints(0)
+    Ledger(here.folder, here.spec, create=True).ask()
+    resume._place(here.folder, here.spec, "0=team/p/model-s-0:best")
+    assert here.folder.checkpoints(0) == {2: "trials/0/epoch-0002.ckpt"}
+    assert here.folder.read_text("trials/0/epoch-0002.ckpt") == "0/2"
+
+    # And once more, to an end that nobody said.
+    here.open(sweep.id)
+    here.until(lambda: sweep.state == "RUNNING")
+    here.desk.close()
+    assert sweep.state == "PAUSED"
 
 
 def down(server: WandbServer) -> None:
@@ -209,9 +253,15 @@ def up(server: WandbServer) -> None:
         pytest.param(lambda s: s.fail(429, seconds=5), up, None, id="rate limit"),
         pytest.param(lambda s: s.fail(503, seconds=8), up, None, id="fails for a while"),
         pytest.param(lambda s: s.delay(0.7), up, None, id="slow"),
-        pytest.param(lambda s: s.fail(401, count=1, path="file_stream"), up, "stopped taking run", id="a single 401"),
-        pytest.param(lambda s: s.fail(403, count=1, path="file_stream"), up, "stopped taking run", id="a single 403"),
-        pytest.param(lambda s: s.fail(404, count=1, path="file_stream"), up, "stopped taking run", id="a single 404"),
+        pytest.param(
+            lambda s: s.fail(401, count=1, path="file_stream"), up, "stopped taking run s-0", id="a single 401"
+        ),
+        pytest.param(
+            lambda s: s.fail(403, count=5, path="file_stream"), up, "stopped taking run s-0", id="one 403 after another"
+        ),
+        pytest.param(
+            lambda s: s.fail(404, count=1, path="file_stream"), up, "stopped taking run s-0", id="a single 404"
+        ),
     ],
 )
 def test_trouble_loses_nothing(
@@ -250,24 +300,68 @@ def test_down_at_the_end_is_named(server: WandbServer, stage: Callable[..., Stag
     assert any("orchestrator sync" in text for text in here.notices)
 
 
-def test_a_full_disk_sends_runs_elsewhere(server: WandbServer, stage: Callable[..., Stage], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size_mib", "end"), [pytest.param(1, "well", id="full"), pytest.param(80, "fill", id="fills up")]
+)
+def test_a_full_disk_costs_no_trial(size_mib: int, end: str, stage: Callable[..., Stage], tmp_path: Path) -> None:
     here = stage()
     runs = here.folder.work / "wandb"
     runs.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(runs)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(runs)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
         worker = subprocess.run(
-            [sys.executable, "-c", WORKER, here.folder.storage, "0", "1", "well"],
+            [sys.executable, "-c", WORKER, here.folder.storage, "0", "2", end],
             env={**here.environment, "PYTHONPATH": str(Path(__file__).parents[1])},
-            cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True,
+            cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
         )  # fmt: skip
+        written = [
+            sum(runlog.read(path).rows for path in tmp_path.glob(f"*/wandb/offline-run-*/run-s-{number}.wandb"))
+            for number in range(2)
+        ]
     finally:
         subprocess.run(["umount", str(runs)], check=True)
+    assert worker.returncode == 0, worker.stderr
     assert "MiB are left on its disk" in worker.stdout
-    assert worker.stdout.count("notice") == 1
-    assert "ended 0" in worker.stdout
-    assert len(list(tmp_path.glob("orchestrator-s/wandb/offline-run-*/run-s-0.wandb"))) == 1
+    assert "ended 1" in worker.stdout
+    assert written == [4, 4]
+    for number in range(2):
+        (path,) = tmp_path.glob(f"orchestrator-s/wandb/offline-run-*/run-s-{number}.wandb")
+        assert runlog.read(path).ended
+
+
+class Odd:
+    """Page and delivery in one: whatever is asked of it goes wrong once, in a way that nobody has thought of."""
+
+    answers: ClassVar[dict[str, object]] = {"look": ("RUNNING", set()), "waiting": [], "segments": [], "run_id": "s-0"}
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def answer(*_: object, **__: object) -> object:
+            if name not in self.asked:
+                self.asked.add(name)
+                raise RuntimeError(f"{name} is odd")
+            return self.answers.get(name)
+
+        return answer
+
+
+def test_threads_outlive_what_nobody_thought_of(stage: Callable[..., Stage]) -> None:
+    here, said = stage(), io.StringIO()
+    desk = Desk(here.spec, here.folder, said)
+    desk._page = desk._delivery = Odd()  # type: ignore[assignment]
+    desk.open("sweep001", "x")
+    desk.evict([0])
+    deadline = time.monotonic() + 60
+    while not desk._trials[0].arrived:
+        assert time.monotonic() < deadline, said.getvalue()
+        time.sleep(0.05)
+    for name in ("connect", "look", "waiting", "segments", "drop_checkpoints"):
+        assert f"RuntimeError: {name} is odd" in said.getvalue()
+    desk.finish("FINISHED", None, [])
+    assert '["Delivered", {"missing": []}]' in said.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import wandb
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -174,6 +176,18 @@ class TestLargestBatch:
 
         with pytest.raises(SpecError, match=r"training\.batch_size is 'largest': .*Field batch_size not found"):
             train(tmp_path, Trainable(model=build), go_on, **self.largest)
+
+
+class Tracked(Patient):
+    """Logs as users do, without asking whether there is a run."""
+
+    told: ClassVar[list[bool]] = []
+
+    def on_train_epoch_end(self) -> None:
+        self.logger.experiment.log({"touched": self.current_epoch})
+        self.logger.log_image("pictures", [torch.rand(3, 4, 4)])
+        wandb.log({"direct": wandb.Image(torch.rand(3, 4, 4))})
+        self.told.append(wandb.run is self.logger.experiment)
 
 
 class Noise:
@@ -366,6 +380,53 @@ class TestGoingOn:
     def test_the_same_seed_gives_the_same_curve(self, tmp_path: Path) -> None:
         first, second = (train(tmp_path / name, Trainable(model=Drawing), go_on)[0] for name in ("first", "second"))
         assert curves(first) == curves(second)
+
+    def test_loggers_are_there_where_no_run_is_kept(self, tmp_path: Path) -> None:
+        for name in ("first", "second"):
+            _, ended = train(tmp_path / name, Trainable(model=Tracked), go_on)
+            assert ended.outcome is Outcome.COMPLETE
+        assert Tracked.told == [True] * 10
+        assert not list(tmp_path.glob("**/offline-run-*"))
+
+
+class Asking(pl.Callback):
+    """Asks the run for an artifact, as users do; `told` is what it says."""
+
+    told: ClassVar[list[str]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with pytest.raises(TypeError) as refused:
+            wandb.use_artifact("team/project/data:latest")
+        self.told.append(str(refused.value))
+
+
+class TestTracked:
+    """With a run on disk."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        environment = dict(os.environ)
+        monkeypatch.setenv("WANDB_CONSOLE", "off")
+        yield
+        wandb.teardown()
+        os.environ.clear()
+        os.environ.update(environment)
+
+    def test_predictions_are_a_table_and_pictures(self, tmp_path: Path) -> None:
+        _, ended = train(
+            tmp_path, catalog.load_trainable("digits"), stop_at(1),
+            tracking={"mode": "offline", "project": "p", "predictions": 3},
+            trainer={"callbacks": [{"class_path": f"{__name__}.Asking"}]},
+        )  # fmt: skip
+        assert ended.outcome is Outcome.INTERRUPTED
+        (run,) = (tmp_path / "x" / "wandb").glob("offline-run-*")
+        (table,) = run.glob("files/media/table/predictions/table*.json")
+        saved = json.loads(table.read_text())
+        assert (saved["columns"], len(saved["data"])) == (["target", "prediction", "share"], 3)
+        assert {type(cell) for row in saved["data"] for cell in row} == {int, float}
+        assert len(list(run.glob("files/media/images/predictions/images*.png"))) == 3
+        assert Asking.told == ["Cannot use artifact when in offline mode."], "as docs/wandb.md says"
+        assert not (run / "files" / "output.log").exists(), "as WANDB_CONSOLE says"
 
 
 class Shuffled(pl.LightningDataModule):

@@ -13,6 +13,7 @@ import pytest
 from conftest import clean_environment
 
 from orchestrator import runlog
+from orchestrator.folder import sent_marker
 from orchestrator.messages import Outcome
 
 WRITER = """
@@ -66,7 +67,7 @@ def test_the_last_words_of_a_run_that_was_killed(tmp_path: Path, torn: bytes) ->
     with path.open("ab") as file:
         file.write(torn)
     runlog.say_last_words(path, outcome=Outcome.STOPPED, error="why")
-    assert runlog.read(path) == runlog.Written(rows=rows, digests=frozenset(), ended=True)
+    assert runlog.read(path) == runlog.Written(rows=rows, checkpoints=frozenset(), artifacts=frozenset(), ended=True)
     *_, summary, end = inspected(path)
     assert summary["summary"] == {"update": {"outcome": "stopped", "error": "why"}}
     assert end["type"] == "exit"
@@ -93,3 +94,15 @@ def test_a_run_that_has_ended_is_amended_before_its_end(tmp_path: Path) -> None:
     kinds = [record["type"] for record in after]
     assert kinds.index("exit") > after.index(new)
     assert runlog.read(path).ended
+
+
+def test_a_run_that_paused_ends_as_its_trial_did(tmp_path: Path) -> None:
+    path = write(tmp_path, "well")
+    runlog.amend(path, {"outcome": "paused"})
+    sent_marker(path).touch()
+    runlog.end_paused(path, Outcome.PAUSED)
+    assert sent_marker(path).exists()
+    runlog.end_paused(path, Outcome.PRUNED)
+    *_, summary = (record for record in inspected(path) if record["type"] == "summary")
+    assert summary["summary"] == {"update": {"outcome": "pruned"}}
+    assert not sent_marker(path).exists(), "it is to be sent again"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Sweeps
-from doubles.wandb_server import WandbServer
+from doubles.wandb_server import Run, WandbServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -27,10 +33,10 @@ class Media(Callback):
     \"""Logs media as users do, without asking which rank it is on.\"""
 
     def on_train_epoch_end(self, trainer, pl_module):
-        trainer.logger and trainer.logger.log_image("pictures", [torch.rand(3, 4, 4)], caption=["noise"])
-        trainer.logger and trainer.logger.log_text("words", columns=["word"], data=[["hello"]])
-        trainer.logger and trainer.logger.log_table("numbers", columns=["number"], data=[[1]])
-        trainer.logger and trainer.logger.experiment.log({"touched": 1})
+        trainer.logger.log_image("pictures", [torch.rand(3, 4, 4)], caption=["noise"])
+        trainer.logger.log_text("words", columns=["word"], data=[["hello"]])
+        trainer.logger.log_table("numbers", columns=["number"], data=[[1]])
+        trainer.logger.experiment.log({"touched": 1})
         wandb.log({"pictures_too": wandb.Image(torch.rand(3, 4, 4))})
         assert wandb.run is not None
 
@@ -48,10 +54,11 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
         "step_s": {"options": [0.0], "when": {"behaviour": "fine"}},
     }
     (lone_sweeps.folder / "media.py").write_text(MEDIA)
+    commit = make_repository(lone_sweeps.folder)
     with WandbServer() as server:
         server.api_key = MARKED_KEY
         lone_sweeps.environment |= server.env
-        printed = lone_sweeps.run(
+        process = lone_sweeps.start(
             "search", "trainable={model: {class_path: media.Talkative}}", "metric=score", "goal=maximize",
             "name=online", "search.sampler=grid",
             "search.seed=3", "schedule.max_epochs=3", "schedule.scheduler=asha", "schedule.grace_epochs=2",
@@ -59,70 +66,134 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
             "tracking.project=probes", "tracking.watch=all", "tracking.watch_every=2",
             "tracking.tags=[nightly]", f"space={json.dumps(space)}",
         )  # fmt: skip
+        until(lambda: "online-0" in server.runs, 600)
+        dashboard = pages_of_ray(Path(lone_sweeps.environment["RAY_TMPDIR"]))
+        printed = lone_sweeps.end(process)
         results = lone_sweeps.results("online")
-        (sweep,) = server.sweeps.values()
-        assert sweep.name == "online"
-        assert sweep.project == "probes"
-        assert sweep.config["metric"] == {"name": "score", "goal": "maximize"}
-        assert sweep.config["parameters"]["x"] == {"values": [0.25, 0.5]}
-        # One run a trial, all in the sweep, and none opened by rank 1.
-        assert sorted(server.runs) == [f"online-{number}" for number in range(6)]
-        assert all(run.sweep_id == sweep.id for run in server.runs.values())
-        assert (lone_sweeps.folder / "epochs-1.txt").exists()
+        assert_page(server, spec_name="online")
+        assert (lone_sweeps.folder / "epochs-1.txt").exists()  # rank 1 logged as well, and opened no run
         for trial in results["trials"]:
             run = server.runs[f"online-{trial['number']}"]
-            assert run.display_name == f"online/{trial['number']}"
-            assert run.tags[0] == "nightly"
-            assert run.config["x"] == trial["params"]["x"]
-            assert run.config["sweep"]["seed"] == trial["seed"]
-            assert trial["wandb_run"].endswith(f"/team/probes/runs/{run.id}")
-            scores = [row["score"] for row in run.history if "score" in row]
-            assert len(scores) == len(set(scores))
-            assert (
-                len(scores) >= trial["epochs"] or trial["state"] == "FAIL"
-            )  # rank 0 may be killed before it sent them
-            assert all("trainer/global_step" in row for row in run.history if "score" in row)
-            match trial["state"]:
-                case "COMPLETE":
-                    assert (run.state, run.exit_code) == ("finished", 0)
-                    assert run.summary["score"] == trial["value"]
-                    assert [row["direct"] for row in run.history if "direct" in row] == [0, 1, 2]
-                    assert any("probe epoch 2" in line for line in run.output)
-                    assert run.summary["best_score"] == trial["value"]
-                    assert run.summary["pictures"]["captions"] == ["noise"]
-                    assert {"table-file"} == {run.summary[name]["_type"] for name in ("words", "numbers")}
-                    assert run.summary["pictures_too"]["_type"] == "image-file"
-                    assert any(name.startswith("media/images/pictures") for name in run.files)
-                    assert any("gradients/" in name for row in run.history for name in row)
-                case "PRUNED":
-                    assert (run.state, run.exit_code) == ("finished", 0)
-                    assert {"pruned", "diverged"} & set(run.tags)
-                    assert run.summary["outcome"] in ("pruned", "diverged")
-                case "FAIL":
-                    assert (run.state, run.exit_code) == ("failed", 1)
-                    assert "the probe raises on rank 1" in run.summary["error"]
+            assert_described(run, trial)
+            assert run.commit == commit
+            assert b"+an uncommitted line" in run.files["diff.patch"]
+            assert_logged(run, trial)
         assert {trial["state"] for trial in results["trials"]} == {"COMPLETE", "PRUNED", "FAIL"}
-        best = results["best"]
-        aliases = {
-            name: {alias for version in versions for alias in version.aliases}
-            for name, versions in server.artifacts.items()
-        }
-        assert {"best", "latest", "sweep-best"} <= aliases[f"model-online-{best['number']}"]
-        assert [name for name, found in aliases.items() if "sweep-best" in found] == [f"model-online-{best['number']}"]
-        (version,) = (v for v in server.artifacts[f"model-online-{best['number']}"] if "sweep-best" in v.aliases)
-        assert version.files[Path(best["checkpoint"]).name] == Path(best["checkpoint"]).read_bytes()
-        assert best["wandb_run"] in printed
+        assert_crowned(server, results["best"])
+        assert results["best"]["wandb_run"] in printed
+        assert "not, or not wholly" not in printed
         assert server.unknown == []
-    found = [
-        path for path in lone_sweeps.folder.rglob("*") if path.is_file() and MARKED_KEY.encode() in path.read_bytes()
-    ]
-    assert found == []
-    ray_session = Path(lone_sweeps.environment["RAY_TMPDIR"])
-    logs = [path for path in ray_session.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert logs
-    assert [path for path in logs if MARKED_KEY.encode() in path.read_bytes()] == []
-    pages = [json.dumps(run.raw_config) + repr(run.files) + repr(run.lines) for run in server.runs.values()]
-    assert MARKED_KEY not in sweep.config_text + "".join(pages) + printed
+    assert dashboard
+    assert [place for place, page in dashboard.items() if MARKED_KEY.encode() in page] == []
+    assert_nowhere(MARKED_KEY, lone_sweeps.folder)
+    assert_nowhere(MARKED_KEY, Path(lone_sweeps.environment["RAY_TMPDIR"]))
+    told = [json.dumps(run.raw_config) + repr(run.files) + repr(run.lines) for run in server.runs.values()]
+    assert MARKED_KEY not in "".join(sweep.config_text for sweep in server.sweeps.values()) + "".join(told) + printed
+
+
+def make_repository(folder: Path) -> str:
+    """Make the user's folder a git repository, with a change that is not committed; its commit."""
+    (folder / "notes.txt").write_text("a line\n")
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "media.py", "notes.txt"], [*identity, "commit", "-qm", "First"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    (folder / "notes.txt").write_text("a line\nan uncommitted line\n")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+    return head.stdout.strip()
+
+
+def pages_of_ray(folder: Path) -> dict[str, bytes]:
+    """What the dashboard of the Ray that runs there shows: jobs, actors, tasks, workers, nodes, and all logs."""
+    (log,) = folder.glob("ray/session_2*/logs/dashboard.log")
+    found = re.search(r"Dashboard head http address: (\S+)", log.read_text())
+    assert found
+
+    def get(place: str, patience_s: float = 60) -> bytes:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{found[1]}/{place}", timeout=60) as reply:
+                    return bytes(reply.read())
+            except urllib.error.HTTPError:  # a part of the dashboard that does not answer yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    places = ["api/jobs/", "logical/actors", "nodes?view=summary", "api/v0/runtime_envs"]
+    places += [f"api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "placement_groups")]
+    pages = {place: get(place) for place in places}
+    (node,) = json.loads(get("api/v0/nodes"))["data"]["result"]["result"]
+    logs = json.loads(get(f"api/v0/logs?node_id={node['node_id']}"))["data"]["result"]
+    names = [name for kind in logs.values() for name in kind if name.endswith((".out", ".err", ".log"))]
+    assert names
+    return pages | {
+        name: get(f"api/v0/logs/file?node_id={node['node_id']}&filename={name}&lines=100000") for name in names
+    }
+
+
+def assert_nowhere(key: str, folder: Path) -> None:
+    """No file of a folder holds a key."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files
+    assert [path for path in files if key.encode() in path.read_bytes()] == []
+
+
+def assert_page(server: WandbServer, spec_name: str) -> None:
+    """The sweep is as the spec says, every trial a run in it."""
+    (sweep,) = server.sweeps.values()
+    assert (sweep.name, sweep.project, sweep.state) == (spec_name, "probes", "FINISHED")
+    assert sweep.config["metric"] == {"name": "score", "goal": "maximize"}
+    assert sweep.config["parameters"]["x"] == {"values": [0.25, 0.5]}
+    assert sorted(server.runs) == [f"{spec_name}-{number}" for number in range(6)]
+    assert {(run.sweep_id, run.group) for run in server.runs.values()} == {(sweep.id, None)}
+    assert [view["type"] for view in server.views] == ["project-view"]
+
+
+def assert_described(run: Run, trial: dict[str, Any]) -> None:
+    """A run says what defines its trial."""
+    assert run.display_name == f"online/{trial['number']}"
+    assert run.tags[0] == "nightly"
+    assert run.config["x"] == trial["params"]["x"]
+    assert run.config["sweep"]["seed"] == trial["seed"]
+    assert run.config["sweep"]["resources"]["workers"] == 2
+    assert trial["wandb_run"].endswith(f"/team/probes/runs/{run.id}")
+    assert b"\ntorch==" in run.files["requirements.txt"]
+
+
+def assert_logged(run: Run, trial: dict[str, Any]) -> None:
+    """A run holds what was logged, and how its trial ended."""
+    scored = [row for row in run.history if "score" in row]
+    assert len(scored) == len({row["score"] for row in scored})
+    assert len(scored) >= trial["epochs"] or trial["state"] == "FAIL"  # rank 0 may be killed before it wrote them
+    assert all("trainer/global_step" in row for row in scored)
+    match trial["state"]:
+        case "COMPLETE":
+            assert (run.state, run.exit_code) == ("finished", 0)
+            assert (run.summary["score"], run.summary["best_score"]) == (trial["value"], trial["value"])
+            assert [row["direct"] for row in run.history if "direct" in row] == [0, 1, 2]
+            assert any("probe epoch 2" in line for line in run.output)
+            assert any("gradients/" in name for row in run.history for name in row)
+            assert run.summary["pictures"]["captions"] == ["noise"]
+            assert {"table-file"} == {run.summary[name]["_type"] for name in ("words", "numbers")}
+            assert run.summary["pictures_too"]["_type"] == "image-file"
+            assert any(name.startswith("media/images/pictures") for name in run.files)
+            assert run.events, "system metrics"
+        case "PRUNED":
+            assert (run.state, run.exit_code) == ("finished", 0)
+            assert {"pruned", "diverged"} & set(run.tags)
+            assert run.summary["outcome"] in ("pruned", "diverged")
+        case "FAIL":
+            assert (run.state, run.exit_code) == ("failed", 1)
+            assert "the probe raises on rank 1" in run.summary["error"]
+
+
+def assert_crowned(server: WandbServer, best: dict[str, Any]) -> None:
+    """The winner's checkpoint, and no other, is the sweep's best."""
+    versions = [version for name in server.artifacts for version in server.artifacts[name]]
+    (version,) = (version for version in versions if "sweep-best" in version.aliases)
+    assert version.collection == f"model-online-{best['number']}"
+    assert {"best", "latest"} <= {alias for each in server.artifacts[version.collection] for alias in each.aliases}
+    assert version.files[Path(best["checkpoint"]).name] == Path(best["checkpoint"]).read_bytes()
 
 
 def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
@@ -172,6 +243,15 @@ def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
         assert "no process" in sweeps.run("pause", "asked", code=2)
 
         process = sweeps.start("resume", "asked")
+        reached(lambda found: found["status"] == "running" and states(found).get(cut) == "RUNNING")
+        until(lambda: sweep.state == "RUNNING")
+        assert "asked is paused" in sweeps.run("pause", "asked")
+        until(lambda: sweep.state == "PAUSED")
+        assert "asked is cancelled" in sweeps.run("cancel", "asked")
+        sweeps.end(process)
+        until(lambda: sweep.state == "CANCELED")
+
+        process = sweeps.start("resume", "asked")
         reached(lambda found: found["status"] == "running" and states(found).get(cut + 1) == "RUNNING")
         until(lambda: sweep.state == "RUNNING")
         assert "asked is stopped" in sweeps.run("stop", "asked")
@@ -194,14 +274,33 @@ def until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
         time.sleep(0.05)
 
 
+TESTED = """
+from probe import Probe
+
+
+class Tested(Probe):
+    def test_step(self, batch):
+        self.log("test/score", 0.125)
+
+    def test_dataloader(self):
+        return self.train_dataloader()
+"""
+
+
 def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(sweeps: Sweeps) -> None:
+    (sweeps.folder / "tested.py").write_text(TESTED)
     with WandbServer() as server:
-        arguments = ["trainable=probe:Probe", "metric=score", "goal=maximize", "search.sampler=grid", "search.seed=1",
+        arguments = ["trainable=tested:Tested", "metric=score", "goal=maximize", "search.sampler=grid", "search.seed=1",
                      "schedule.max_epochs=2", "resources.concurrency=1", f"params.folder={sweeps.folder}",
                      "tracking.project=later"]  # fmt: skip
         space = {"behaviour": {"options": ["fine", "kill_once"]}}
-        sweeps.run("search", *arguments, "name=later", "schedule.scheduler=none", f"space={json.dumps(space)}")
+        sweeps.run(
+            "search", *arguments, "name=later", "schedule.scheduler=none", "checkpoints.keep_trials=1",
+            f"space={json.dumps(space)}",
+        )  # fmt: skip
         assert server.runs == {}
+        held = sweeps.folder / "results/later/wandb/checkpoints"
+        assert [path.name for path in held.iterdir()] == [str(sweeps.results("later")["best"]["number"])]
         sweeps.environment |= server.env
         server.fail(401, count=1, path="file_stream")
         assert "not, or not wholly, in W&B: later-" in sweeps.run("sync", "later", code=1)
@@ -213,16 +312,46 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
             assert (run.state, [row["epoch"] for row in run.history if "score" in row]) == ("finished", [0, 1])
         results = sweeps.results("later")
         assert all(trial["wandb_run"].startswith("http") for trial in results["trials"])
-        best = f"team/later/model-later-{results['best']['number']}:sweep-best"
-        assert "epoch-0002.ckpt" in sweeps.run("download", best, "here")
-        assert (sweeps.folder / "here" / "epoch-0002.ckpt").read_bytes() == Path(
-            results["best"]["checkpoint"]
-        ).read_bytes()
-        assert "project 'such' not found" in sweeps.run("download", "no/such/model:best", "here", code=1)
+        winner = server.runs[f"later-{results['best']['number']}"]
 
+        # What came later, or went: a test of the winner, checkpoints and rows that somebody deleted.
+        assert not list(held.iterdir())
+        assert "0.125" in sweeps.run("evaluate", "later")
+        other = server.runs[f"later-{1 - results['best']['number']}"]
+        other.lines.clear()
+        del server.artifacts[f"model-{winner.id}"][:]
+        assert "2 runs brought to W&B" in sweeps.run("sync", "later")
+        assert "0 runs brought to W&B" in sweeps.run("sync", "later")
+        assert winner.summary["test/score"] == 0.125
+        for run in (winner, other):
+            assert [row["epoch"] for row in run.history if "score" in row] == [0, 1]
+        assert not [version for version in server.artifacts[f"model-{other.id}"] if version.files]
+
+        best = f"team/later/model-{winner.id}:sweep-best"
+        checkpoint = Path(results["best"]["checkpoint"])
+        assert "epoch-0002.ckpt" in sweeps.run("download", best, "here")
+        assert (sweeps.folder / "here" / "epoch-0002.ckpt").read_bytes() == checkpoint.read_bytes()
+        assert "project 'such' not found" in sweeps.run("download", "no/such/model:best", "here", code=1)
+        fetched = subprocess.run(
+            [sys.executable, "-c", f"import orchestrator; print(orchestrator.fetch_checkpoint({best!r}))"],
+            cwd=sweeps.folder, env=sweeps.environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert Path(fetched.stdout.strip()).read_bytes() == checkpoint.read_bytes()
+
+        hangs = sweeps.folder / "hang_once-0.5"
+        hangs.touch()  # it did already
         sweeps.run(
-            "search", *arguments, "name=next", f"start_from={best}", "params.x=0.5", "space={at_epoch: {options: [5]}}"
-        )
-        assert server.runs["next-0"].used_artifacts == [f"model-later-{results['best']['number']}:v0"]
+            "search", *arguments, "name=next", f"start_from={best}", "params.x=0.5", "params.behaviour=hang_once",
+            "space={at_epoch: {options: [1]}}",
+        )  # fmt: skip
+        assert server.runs["next-0"].used_artifacts == [f"model-{winner.id}:v1"]
         assert server.runs["next-0"].config["sweep"]["start_from"] == best
+        assert "the same in every epoch" in sweeps.run("replay", "next", "0")
         assert server.unknown == []
+
+    # Ctrl-C while a replay trains.
+    hangs.unlink()
+    process = sweeps.start("replay", "next", "0")
+    until(hangs.exists, 120)
+    process.send_signal(signal.SIGINT)
+    sweeps.end(process, code=130, timeout_s=120)

@@ -165,13 +165,12 @@ class FunctionContext(Context):
     def fabric(self, **arguments: Any) -> Fabric:
         """A launched Fabric; see `Context`."""
         on_gpu = self.resources.gpus_per_worker > 0
-        logger = self._attempt.tracker.logger()
         self._fabric = Fabric(
             **{
                 "accelerator": "gpu" if on_gpu else "cpu",
                 "precision": self.resources.precision,
                 "strategy": self._strategy(),
-                "loggers": [logger] if logger else None,
+                "loggers": [self._attempt.tracker.logger()],
                 "plugins": [Handover(self._attempt.handover, self._attempt.take)],
                 **arguments,
             }

@@ -111,7 +111,7 @@ def _load_weights(model: pl.LightningModule, path: Path) -> None:
 
 
 def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> pl.Trainer:
-    spec, resources = attempt.spec, attempt.spec.resources
+    spec, resources, tracking = attempt.spec, attempt.spec.resources, attempt.spec.tracking
     arguments: dict[str, Any] = {
         "num_sanity_val_steps": 0,  # the first report comes after a whole validation anyway
         "enable_progress_bar": False,
@@ -127,10 +127,10 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
                 catalog.load_class(given["class_path"])(**given.get("init_args", {}))
                 for given in spec.trainer.get("callbacks", [])
             ),
-            *([Predictions(spec.tracking.predictions)] if spec.tracking.predictions else []),
+            *([Predictions(tracking.predictions)] if tracking.predictions and tracking.mode != "disabled" else []),
             ours,
         ],
-        "logger": attempt.tracker.logger() or False,
+        "logger": attempt.tracker.logger(),
         "default_root_dir": str(attempt.scratch),
         "plugins": [Handover(attempt.handover, attempt.take)],
     }

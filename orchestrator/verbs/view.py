@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         InputError: the sweep is not in W&B.
-        SweepError: W&B cannot be reached, or refuses.
+        TrackingError: W&B cannot be reached, or refuses.
     """
     from orchestrator import workspace
 

@@ -43,8 +43,7 @@ class Probe(L.LightningModule):
         self.log("score", score)
         # Users log from wherever they like; on ranks other than 0 this must do nothing.
         wandb.log({"direct": self.current_epoch})
-        if self.logger is not None:
-            self.logger.experiment.log({"through_logger": self.current_epoch})
+        self.logger.experiment.log({"through_logger": self.current_epoch})
         with (Path(self.hparams.folder) / f"epochs-{self.global_rank}.txt").open("a") as epochs:
             epochs.write(f"{self.hparams.x} {self.current_epoch + 1} {os.getpid()}\n")
 
