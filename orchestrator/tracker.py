@@ -12,6 +12,7 @@ import importlib.metadata
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from orchestrator.spec import Spec
 # The SDK's settings where its variables `WANDB_<NAME>` do not say otherwise: what it does on disk takes it 0.02 s, and
 # what it has to say belongs in no trial's console.
 DEFAULTS: dict[str, Any] = {"init_timeout": 20.0, "finish_timeout": 20.0, "console": "wrap", "silent": True}
+# How long git may take to say what is not committed.
+GIT_TIMEOUT_S = 10.0
 # A run needs less; where the disk has not even so much left, it is written elsewhere.
 MIN_FREE_MIB = 64
 
@@ -87,7 +90,7 @@ class Tracker:
             _tell_copies(self._run, self._spec, job)
         os.environ.update(own_folders(work))  # where the SDK keeps artifacts until they are uploaded
         directory = Path(self._run.dir).parent
-        self._save_packages(directory)
+        self._save_beside(directory)
         return str(directory.relative_to(work)) if work == self._folder.work else str(directory)
 
     def logger(self) -> Any:
@@ -242,12 +245,16 @@ class Tracker:
         }
         run.log_artifact(artifact, aliases=list(aliases))
 
-    def _save_packages(self, directory: Path) -> None:
-        """Put the list of installed packages where W&B keeps it."""
-        path = directory / "files" / "requirements.txt"
-        with contextlib.suppress(OSError):  # a full disk
-            path.write_text(_packages(), encoding="utf-8")
-            self._run.save(str(path), base_path=str(path.parent), policy="now")
+    def _save_beside(self, directory: Path) -> None:
+        """Put the list of installed packages, and what was not committed, where W&B keeps them."""
+        settings, texts = self._run.settings, {"requirements.txt": _packages()}
+        if not (settings.disable_git or settings.disable_code) and (difference := _uncommitted()):
+            texts["diff.patch"] = difference
+        for name, text in texts.items():
+            path = directory / "files" / name
+            with contextlib.suppress(OSError):  # a full disk
+                path.write_text(text, encoding="utf-8")
+                self._run.save(str(path), base_path=str(path.parent), policy="now")
 
 
 def _harmless() -> Any:
@@ -315,6 +322,21 @@ def _sign(run: Any, outcome: Outcome, error: str | None) -> None:
 def _packages() -> str:
     installed = {f"{found.name}=={found.version}" for found in importlib.metadata.distributions()}
     return "\n".join(sorted(installed, key=str.lower)) + "\n"
+
+
+@functools.cache
+def _uncommitted() -> str:
+    """The difference to the last commit, where training was started; as this process, which stays, has loaded it.
+
+    The SDK takes it of the folder that runs are written to, and only where it saves code, too.
+    """
+    try:
+        command = ["git", "diff", "HEAD"]
+        return subprocess.run(command, capture_output=True, check=True, timeout=GIT_TIMEOUT_S).stdout.decode(
+            errors="replace"
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no repository
+        return ""
 
 
 def _plain(value: Any) -> Any:
