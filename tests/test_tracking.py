@@ -57,7 +57,7 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
     commit = make_repository(lone_sweeps.folder)
     with WandbServer() as server:
         server.api_key = MARKED_KEY
-        lone_sweeps.environment |= server.env
+        lone_sweeps.environment |= server.env | {"WANDB__STATS_SAMPLING_INTERVAL": "0.2"}
         process = lone_sweeps.start(
             "search", "trainable={model: {class_path: media.Talkative}}", "metric=score", "goal=maximize",
             "name=online", "search.sampler=grid",
