@@ -21,8 +21,10 @@ def replay(spec: Spec, folder: SweepFolder, record: TrialRecord) -> dict[int, fl
     """Train a trial again for as many epochs as it had; the metric by epoch.
 
     Raises:
+        InputError: it is a trial of a population, whose hyperparameters changed as it trained.
         SweepError: it failed.
     """
+    _require_one_configuration(record)
     last = max(record.curve)
     job = Job(number=record.number, params=record.params, seed=record.seed)
     apart = _apart(spec, folder, "replays")
@@ -38,7 +40,8 @@ def evaluate(spec: Spec, folder: SweepFolder, *, seeds: int) -> tuple[int, dict[
         The winner's number, and its metrics; of the other seeds' their `mean` and `std` over the seeds.
 
     Raises:
-        InputError: the sweep still runs, or there is no winner whose checkpoint was kept.
+        InputError: the sweep still runs, there is no winner whose checkpoint was kept, or it is to be trained again and
+            has no single configuration.
         SweepError: testing failed.
     """
     with folder.locked(), cluster.connected():
@@ -48,6 +51,8 @@ def evaluate(spec: Spec, folder: SweepFolder, *, seeds: int) -> tuple[int, dict[
             raise InputError(f"{spec.name} has no best trial yet: none has reached the end of an epoch")
         if winner.checkpoint is None:
             raise InputError(f"the checkpoint of trial {winner.number} was not kept (checkpoints.keep)")
+        if seeds:
+            _require_one_configuration(winner)
         metrics = _test(spec, winner)
         if seeds:
             metrics |= _spread(_train_again(spec, folder, winner, seeds))
@@ -55,6 +60,15 @@ def evaluate(spec: Spec, folder: SweepFolder, *, seeds: int) -> tuple[int, dict[
         folder.push(folder.ledger.name)
         _log(spec, folder, winner, metrics)
     return winner.number, metrics
+
+
+def _require_one_configuration(record: TrialRecord) -> None:
+    if record.changes:
+        raise InputError(
+            f"trial {record.number} has no single configuration to train again: its hyperparameters changed as it"
+            f" trained, and it went on from others' checkpoints, at epochs"
+            f" {', '.join(str(change.epoch) for change in record.changes)}; its checkpoint is what was found"
+        )
 
 
 def _test(spec: Spec, winner: TrialRecord) -> dict[str, float]:

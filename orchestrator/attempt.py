@@ -260,14 +260,15 @@ class Attempt:
         if self.stopped:  # at the end of the epoch before: this one does not count
             return
         metrics = self.broadcast(metrics)
-        value = metrics.get(self.spec.metric)
-        if value is None:
-            self.logged = metrics
-            raise self._nothing_reported()
-        if not math.isfinite(value):
-            self._error = f"{self.spec.metric} is {value} at epoch {epoch}: the trial diverged"
-            self._stop(Outcome.DIVERGED)
-            return
+        for name in (self.spec.metric, *self.spec.measured):
+            if name not in metrics:
+                self.logged = metrics
+                raise self._nothing_reported(name)
+            if not math.isfinite(metrics[name]):
+                self._error = f"{name} is {metrics[name]} at epoch {epoch}: the trial diverged"
+                self._stop(Outcome.DIVERGED)
+                return
+        value = metrics[self.spec.metric]
         self._curve[epoch] = value
         best = ranking.best_epoch(self.spec.goal, self._curve) or epoch
         report = Report(
@@ -397,7 +398,7 @@ class Attempt:
         if self._answer is not None and (verdict := self._answer.result()) is not Verdict.CONTINUE:
             self._stop(ENDS_AS[verdict])
         if self._outcome is Outcome.COMPLETE and self._last is None:
-            raise self._nothing_reported()
+            raise self._nothing_reported(self.spec.metric)
         kept = self._tidy() if self.rank == 0 else {}
         closed = self.tracker.close(self._outcome, self._error, checkpoints=kept, curve=self._curve)
         report = self._as_saved(self._unsent) if self._unsent else None
@@ -419,12 +420,13 @@ class Attempt:
             aliases[path] += ["best"] * (epoch == best) + ["latest"] * (epoch == max(kept))
         return aliases
 
-    def _nothing_reported(self) -> SpecError:
+    def _nothing_reported(self, name: str) -> SpecError:
         """The error for a metric that never appears."""
         known = sorted(map(str, self.logged))
+        said = "objectives name" if name in self.spec.objectives else "constraints name"
         return SpecError(
-            f"metric is '{self.spec.metric}', which the trainable does not log"
-            f"{near_miss(self.spec.metric, known) or ';'} it logs: {', '.join(known) or 'nothing'}"
+            f"{'metric is' if name == self.spec.metric else said} '{name}', which the trainable does not log"
+            f"{near_miss(name, known) or ';'} it logs: {', '.join(known) or 'nothing'}"
         )
 
 

@@ -40,6 +40,8 @@ def choose(spec: Spec, space: Space, at_once: int) -> tuple[str, str]:
         return "tpe", f"it learns from the trials that {scheduler} stops as well"
     if any(parameter.conditions for parameter in space.values()):
         return "tpe", "the space has conditions"
+    if spec.constraints:
+        return "tpe", "it is told of constraints"
     if any(isinstance(parameter, Choice) for parameter in space.values()):
         return "tpe", "the space has choices without an order"
     if trials > GP_TRIALS or len(space) > GP_PARAMETERS:

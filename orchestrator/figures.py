@@ -45,6 +45,7 @@ def figures(spec: Spec, records: Sequence[TrialRecord], importances: Mapping[str
     drawn = {"slots": slots(records)}
     if trials.ranked:
         drawn |= {"best": best_so_far(trials), "curves": curves(trials)}
+        drawn |= {f"front-{place}": front(trials, name) for place, name in enumerate(list(spec.objectives)[:2], 1)}
         for place, name in enumerate(varied[:2], 1):
             drawn[f"slice-{place}"] = slices(trials, name, space[name])
         if len(varied) > 1:
@@ -62,6 +63,7 @@ class _Trials:
 
     def __init__(self, spec: Spec, records: Sequence[TrialRecord]) -> None:
         self.metric, self.goal, self.records = spec.metric, spec.goal, records
+        self.front = ranking.front(spec.goals, records)
         self.ranked = ranking.ranked(spec.goal, records)
         self.best = self.ranked[0] if self.ranked else None
         last = max(len(self.ranked) - 1, 1)
@@ -101,6 +103,22 @@ def best_so_far(trials: _Trials) -> Figure:
             }
         )
     return {"data": data, "layout": {"xaxis": {"title": {"text": "trial"}}, "yaxis": _value_axis(trials)}}
+
+
+def front(trials: _Trials, name: str) -> Figure:
+    """Two objectives of every trial against each other, and the Pareto front, which is that of all objectives."""
+    data = []
+    for state, colour in STATES.items():
+        shown = [record for record in trials.of_state(state) if record.value is not None and name in record.measured]
+        if shown:
+            x = [record.measured[name] for record in shown]
+            data.append(_dots(shown, x, [record.value for record in shown], colour))
+    if trials.front:
+        line = sorted(trials.front, key=lambda record: record.measured[name])
+        dots = _dots(line, [r.measured[name] for r in line], [r.value for r in line], "best")
+        data.append(dots | {"mode": "lines+markers", "name": "Pareto front", "line": {"width": 2, "color": "@best"}})
+    layout = {"xaxis": {"title": {"text": _text(name)}, "tickformat": ".4~g"}, "yaxis": _value_axis(trials)}
+    return {"data": data, "layout": layout, "title": f"{trials.metric} and {name}"}
 
 
 def curves(trials: _Trials) -> Figure:

@@ -20,17 +20,35 @@ class Improvement:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="improvement")
         self._asked: Future[float] | None = None
         self._seen = 0
+        self._troubles: list[str] = []
 
     def left(self, study: optuna.Study) -> float | None:
         """The latest answer, in the metric's unit, or None while there is none; asks again when trials have ended."""
         trials = study.get_trials(deepcopy=False)
         done = sum(trial.state is TrialState.COMPLETE for trial in trials)
         idle = self._asked is None or self._asked.done()
-        answer = self._asked.result() if self._asked is not None and idle else None
+        answer = self._answer() if idle else None
         if idle and done >= MIN_TRIALS and done > self._seen:
             self._seen = done
             self._asked = self._thread.submit(room, list(trials), study.direction)
         return answer
+
+    def troubles(self) -> list[str]:
+        """Why there was no answer, each time since the last call."""
+        found, self._troubles = self._troubles, []
+        return found
+
+    def _answer(self) -> float | None:
+        if self._asked is None:
+            return None
+        try:
+            return self._asked.result()
+        except Exception as exc:  # noqa: BLE001 - the numerics of a model, whatever they raise, are no reason to end
+            self._asked = None
+            self._troubles.append(
+                f"budget.min_improvement: Optuna's terminator has no answer ({exc!r}); asked again later"
+            )
+            return None
 
 
 def room(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> float:

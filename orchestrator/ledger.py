@@ -6,8 +6,11 @@ leaves at most one unfinished line, which is cut off when the sweep is resumed; 
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +41,7 @@ STATES = {
     Outcome.STOPPED: TrialState.PRUNED,
     Outcome.DIVERGED: TrialState.PRUNED,  # Optuna's samplers learn from a pruned trial's curve, not from a failed one
     Outcome.OUT_OF_MEMORY: TrialState.PRUNED,  # with a constraint that it breaks: a failed trial teaches nothing
+    Outcome.INFEASIBLE: TrialState.PRUNED,  # so that it ranks below all that keep the constraints
     Outcome.FAILED: TrialState.FAIL,
     Outcome.REJECTED: TrialState.FAIL,
     Outcome.BROKEN: TrialState.FAIL,
@@ -86,6 +90,8 @@ class TrialRecord:
     """The trial whose configuration it runs again, with another seed; None for a proposal."""
     outcome: str = "running"
     """How it ended, as `messages.Outcome`."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """At its best epoch, the further metrics that the spec's objectives and constraints name."""
 
 
 class Ledger:
@@ -110,7 +116,7 @@ class Ledger:
         if not read_only and not create:
             _cut_unfinished_line(folder.ledger)
         try:
-            self._journal = JournalFileBackend(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger)))
+            self._journal = _Journal(str(folder.ledger), lock_obj=_OneWriter(str(folder.ledger)))
             self._storage = JournalStorage(self._journal)
             self._study = self._open(create=create, read_only=read_only)
             self._study_id = self._storage.get_study_id_from_name(spec.name or "")
@@ -136,13 +142,13 @@ class Ledger:
             return optuna.load_study(storage=self._storage, study_name=name, sampler=sampler)
         study = optuna.create_study(
             storage=self._storage, study_name=name, sampler=sampler,
-            direction=self._spec.goal, load_if_exists=not create,
+            directions=list(self._spec.goals.values()), load_if_exists=not create,
         )  # fmt: skip
         with warnings.catch_warnings():
             # Marked experimental since 3.x; covered by a test.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if study.metric_names is None:
-                study.set_metric_names([self._spec.metric])
+                study.set_metric_names(list(self._spec.goals))
         return study
 
     def _complete(self) -> None:
@@ -178,17 +184,27 @@ class Ledger:
 
     def ask(self) -> TrialRecord:
         """Begin a new trial."""
-        trial = self._study.ask()
-        self._propose(trial)
-        self._proposer.prepare(self._study, trial.number + 1)
+        record = self._begin()
+        if record.number + 1 < self._spec.trials:
+            self._proposer.prepare(self._study, record.number + 1)
+        return record
+
+    def _begin(self) -> TrialRecord:
+        with self._journal.together():
+            trial = self._study.ask()
+            self._propose(trial)
         return self._refresh(trial.number)
+
+    def troubles(self) -> list[str]:
+        """What went wrong in search of a proposal, or of an end, since the last call; the sweep goes on without."""
+        return [*self._proposer.troubles(), *self._improvement.troubles()]
 
     def repeat(self, number: int) -> TrialRecord:
         """Begin a new trial with another one's hyperparameters and a seed of its own."""
         original = self._storage.get_trial(self._id(number))
         # Optuna's own way: a waiting trial, whose parameters are fixed, and which the next `ask` takes.
         self._study.enqueue_trial(original.params, user_attrs={"repeat_of": number})
-        return self.ask()
+        return self._begin()
 
     def history(self) -> Iterator[Step]:
         """Everything that happened to trials, in the order in which it was recorded."""
@@ -228,16 +244,35 @@ class Ledger:
 
     def report(self, report: Report) -> TrialRecord:
         """An epoch; one that is recorded already is left as it is."""
-        self._report(report.number, report.epoch, report.value, report.best_checkpoint)
+        with self._journal.together():
+            self._report(report.number, **self._noted(report))
         return self._refresh(report.number)
 
-    def _report(self, number: int, epoch: int, value: float, checkpoint: str | None) -> None:
+    def _noted(self, report: Report) -> dict[str, Any]:
+        """What is kept of an epoch."""
+        noted: dict[str, Any] = {"epoch": report.epoch, "value": report.value, "checkpoint": report.best_checkpoint}
+        if report.epoch == report.best_epoch and (names := self._spec.measured):
+            noted["measured"] = {name: report.metrics[name] for name in names}
+        return noted
+
+    def _report(
+        self,
+        number: int,
+        *,
+        epoch: int,
+        value: float,
+        checkpoint: str | None,
+        measured: Mapping[str, float] | None = None,
+    ) -> None:
         trial = self._trial(number)
         if epoch in self._storage.get_trial(self._id(number)).intermediate_values:
             return
         if self._spec.checkpoints.keep != "none":
             trial.set_user_attr("checkpoint", checkpoint)
-        trial.report(value, epoch)
+        if measured:
+            trial.set_user_attr("measured", measured)
+        # As `Trial.report` does it, which refuses where there are several objectives.
+        self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
     def go_on(self, number: int, change: Change | None) -> TrialRecord:
         """A paused trial takes a slot again, as it was or changed."""
@@ -254,6 +289,10 @@ class Ledger:
         The ending is written ahead, with the epoch that comes with it, as one line: a trial that was to end does so
         also where the sweep is killed before the rest is written.
         """
+        with self._journal.together():
+            return self._ended(ended)
+
+    def _ended(self, ended: Ended) -> TrialRecord:
         record, report = self._records[ended.number], ended.report
         if record.state != "RUNNING":
             return record
@@ -264,21 +303,41 @@ class Ledger:
             return self.report(report) if report else self._refresh(ended.number)
         ending: dict[str, Any] = {"outcome": str(ended.outcome), "error": ended.error}
         if report is not None:
-            ending |= {"epoch": report.epoch, "value": report.value, "checkpoint": report.best_checkpoint}
+            ending["report"] = self._noted(report)
         trial.set_user_attr("ending", ending)
         return self._end(ended.number, ending)
 
     def _end(self, number: int, ending: Mapping[str, Any]) -> TrialRecord:
-        if "epoch" in ending:
-            self._report(number, ending["epoch"], ending["value"], ending["checkpoint"])
+        if "report" in ending:
+            self._report(number, **ending["report"])
         record, state = self._refresh(number), STATES[Outcome(ending["outcome"])]
+        trial = self._trial(number)
+        if state is TrialState.COMPLETE and (broken := self._broken(record)):
+            trial.set_user_attr("ending", {**ending, "outcome": str(Outcome.INFEASIBLE), "error": broken})
+            state = TrialState.PRUNED
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pruned trial that never reported, of a constraint that is said again
             if ending["outcome"] == Outcome.OUT_OF_MEMORY:
-                self._trial(number).set_constraint("memory", 1.0)
-            value = record.value if state is TrialState.COMPLETE else None
-            self._study.tell(self._trial(number), value, state=state)
+                trial.set_constraint("memory", 1.0)
+            for limit in self._spec.limits if record.value is not None else ():
+                trial.set_constraint(str(limit), limit.violation(self._of(record, limit.metric)))
+            if self._spec.objectives and state is TrialState.PRUNED:
+                trial.set_constraint("whole", 1.0)  # TPE compares the curves of one objective only
+            values = [self._of(record, name) for name in self._spec.goals]
+            self._study.tell(trial, values if state is TrialState.COMPLETE else None, state=state)
         return self._refresh(number)
+
+    def _of(self, record: TrialRecord, metric: str) -> float:
+        """What a trial measured at its best epoch."""
+        value = record.value if metric == self._spec.metric else record.measured.get(metric)
+        return float("nan") if value is None else value
+
+    def _broken(self, record: TrialRecord) -> str | None:
+        """Which constraints a trial breaks, in words; None where it keeps all."""
+        measured = {limit: self._of(record, limit.metric) for limit in self._spec.limits}
+        broken = [f"{limit.metric} is {value:.4g}, beyond {limit}" for limit, value in measured.items()
+                  if limit.violation(value) > 0]  # fmt: skip
+        return "; ".join(broken) or None
 
     def room_left(self) -> float | None:
         """How much better than the best a further trial can be, in the metric's unit; None while nobody knows."""
@@ -341,7 +400,40 @@ class Ledger:
             proposed=proposed,
             repeat_of=attributes.get("repeat_of"),
             outcome=ending.get("outcome", "running"),
+            measured=attributes.get("measured", {}),
         )
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, synced once for all lines that belong together: a sync can take 100 ms, a proposal has ten."""
+
+    def __init__(self, path: str, lock_obj: JournalFileOpenLock) -> None:
+        super().__init__(path, lock_obj)
+        self._path, self._waits = Path(path), False
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines, which a killed process leaves behind; synced, so does a machine that loses power."""
+        with self._path.open("ab") as file:
+            file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
+        if not self._waits:
+            self._sync()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Sync at the end of a block, not after each line."""
+        if self._waits:
+            yield
+            return
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+            self._sync()
+
+    def _sync(self) -> None:
+        with self._path.open("ab") as file:
+            os.fsync(file.fileno())
 
 
 class _OneWriter(JournalFileOpenLock):

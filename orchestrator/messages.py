@@ -28,13 +28,14 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"  # the sweep was stopped; it goes on when the sweep is resumed
     MOVED = "moved"  # its node is taken away or gone, or its group is resized: it goes on elsewhere, nothing failed
     FAILED = "failed"
+    INFEASIBLE = "infeasible"  # it had all its epochs, and breaks one of the spec's constraints
     OUT_OF_MEMORY = "out_of_memory"  # its hyperparameters ask for more than there is: they are infeasible
     REJECTED = "rejected"  # the spec does not fit the trainable: every trial would fail the same way
     BROKEN = "broken"  # worker groups do not even start: so would every trial's
 
 
 # Outcomes that a run ends with exit code 0 for: the trial did what it was asked to.
-GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.STOPPED, Outcome.DIVERGED, Outcome.PAUSED}
+GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.STOPPED, Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.PAUSED}
 
 
 class Verdict(StrEnum):

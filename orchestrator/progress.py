@@ -143,7 +143,7 @@ def trial_table(spec: Spec, records: list[TrialRecord]) -> Table:
     # In the space's own order, so that columns do not move from one drawing to the next.
     names = [name for name in (*spec.params, *spec.load_space()) if any(name in record.params for record in records)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("trial", "state", spec.metric, "epochs", "time"):
+    for title in ("trial", "state", spec.metric, *spec.measured, "epochs", "time"):
         table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
@@ -152,6 +152,7 @@ def trial_table(spec: Spec, records: list[TrialRecord]) -> Table:
             str(record.number),
             Text(record.state, style=STYLES.get(record.state, "")),
             "" if record.value is None else f"{record.value:.4g}",
+            *(plain(record.measured.get(name, "")) for name in spec.measured),
             f"{max(record.curve, default=0)}/{spec.schedule.max_epochs}",
             _took(record),
             *(plain(record.params.get(name, "")) for name in names),
@@ -160,8 +161,8 @@ def trial_table(spec: Spec, records: list[TrialRecord]) -> Table:
 
 
 def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[TrialRecord], elapsed_s: float) -> None:
-    """The end of a sweep: the best trials, the winner, and where everything is."""
-    best = ranking.ranked(spec.goal, records)
+    """The end of a sweep: the best trials, or the Pareto front, the winner, and where everything is."""
+    best, front = ranking.ranked(spec.goal, records), ranking.front(spec.goals, records)
     states = {state: sum(record.state == state for record in records) for state in STYLES}
     states["to be resumed"] = states.pop("RUNNING")
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
@@ -169,9 +170,12 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     if not best:
         console.print("no trial reached the end of an epoch")
         return
-    console.print(trial_table(spec, best[:TOP]))
+    if front:
+        console.print(f"Pareto front: {many(len(front), 'trial')}")
+    console.print(trial_table(spec, front or best[:TOP]))
     winner = best[0]
-    console.print(f"\nbest: trial {winner.number}, {spec.metric} {winner.value:.6g} at epoch {winner.best_epoch}")
+    by = f" by {spec.metric} alone" if front else ""
+    console.print(f"\nbest{by}: trial {winner.number}, {spec.metric} {winner.value:.6g} at epoch {winner.best_epoch}")
     rows = {name: plain(value) for name, value in winner.params.items()}
     place = here(folder.show("").rstrip("/"))
     rows["checkpoint"] = here(folder.show(winner.checkpoint)) if winner.checkpoint else "none kept"

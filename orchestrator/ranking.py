@@ -26,7 +26,16 @@ class Ranked(Protocol):
         """The best of its curve; None before the first epoch."""
 
 
+class Measured(Ranked, Protocol):
+    """What the Pareto front needs of one."""
+
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """At its best epoch, further metrics by name."""
+
+
 T = TypeVar("T", bound=Ranked)
+M = TypeVar("M", bound=Measured)
 
 
 def best_epoch(goal: Goal, curve: Mapping[int, float]) -> int | None:
@@ -49,6 +58,30 @@ def ranked(goal: Goal, trials: Iterable[T]) -> list[T]:
     finite = [(trial, value) for trial, value in valued if math.isfinite(value)]
     finite.sort(key=lambda pair: (pair[0].state != "COMPLETE", sign * pair[1], pair[0].number))
     return [trial for trial, _ in finite]
+
+
+def front(goals: Mapping[str, Goal], trials: Iterable[M]) -> list[M]:
+    """The COMPLETE trials that no other one beats in all objectives, best first by the first; of equals, the first.
+
+    Args:
+        goals: every objective's, by its metric, the sweep's own first; with that alone there is no front.
+        trials: all of them; a trial that breaks a constraint is not COMPLETE.
+    """
+    others = list(goals)[1:]
+    if not others:
+        return []
+    signs = [-1 if goal == "maximize" else 1 for goal in goals.values()]
+    costs: list[tuple[list[float], M]] = []
+    for trial in trials:
+        if trial.state == "COMPLETE" and trial.value is not None:
+            values = [trial.value, *(trial.measured[name] for name in others)]
+            costs.append(([sign * value for sign, value in zip(signs, values, strict=True)], trial))
+    taken: list[tuple[list[float], M]] = []
+    # In this order whatever beats a trial comes before it.
+    for cost, trial in sorted(costs, key=lambda pair: (pair[0], pair[1].number)):
+        if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other, _ in taken):
+            taken.append((cost, trial))
+    return [trial for _, trial in taken]
 
 
 def kept_epochs(keep: Keep, epochs: Sequence[int], best: int | None) -> set[int]:

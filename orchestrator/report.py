@@ -25,6 +25,8 @@ from orchestrator.spec import Spec
 # Every panel a report can have: its title, and a sentence on how to read it. Wide ones take the page's whole width.
 PANELS = {
     "best": ("Best so far", "A dot is a trial’s best epoch; the line is the best of the complete ones."),
+    "front-1": ("Two objectives", "Every trial; the line joins those that no other one beats in all objectives."),
+    "front-2": ("Two more", "The same trials, against another objective."),
     "curves": ("Learning curves", "Every trial by epoch. Pruned trials are faint, and end in a dot."),
     "parallel": (
         "Parallel coordinates",

@@ -56,9 +56,12 @@ def build(
         "sweep": spec.name,
         "metric": spec.metric,
         "goal": spec.goal,
+        "objectives": dict(spec.objectives),
+        "constraints": list(spec.constraints),
         "status": str(status),
         "end": end,
         "best": trials[best.number] if best else None,
+        "front": [record.number for record in ranking.front(spec.goals, records)],
         "trials": trials,
     }
 
@@ -75,6 +78,7 @@ def _trial(folder: SweepFolder, record: TrialRecord, kept: bool) -> dict[str, An
         "state": record.state,
         "params": dict(record.params),
         "value": record.value,
+        "measured": dict(record.measured),
         "epochs": max(record.curve, default=0),
         "seed": record.seed,
         "repeat_of": record.repeat_of,
@@ -102,11 +106,12 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def _csv(trials: Sequence[dict[str, Any]]) -> str:
-    params = list(dict.fromkeys(name for trial in trials for name in trial["params"]))
-    plain = [name for name in trials[0] if name != "params"] if trials else []
+    groups = ("measured", "params")
+    plain = [name for name in trials[0] if name not in groups] if trials else []
+    named = [(group, name) for group in groups for name in dict.fromkeys(n for trial in trials for n in trial[group])]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*plain, *(f"params.{name}" for name in params)])
+    table.writerow([*plain, *(f"{group}.{name}" for group, name in named)])
     for trial in trials:
-        table.writerow([*(trial[name] for name in plain), *(trial["params"].get(name) for name in params)])
+        table.writerow([*(trial[name] for name in plain), *(trial[group].get(name) for group, name in named)])
     return text.getvalue()

@@ -22,6 +22,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.distributions import chosen_for, distribution, params_of, value
+from orchestrator.errors import SpaceError
 from orchestrator.known import Known
 from orchestrator.naming import trial_seed
 from orchestrator.parameter import Choice, Fixed
@@ -125,6 +126,7 @@ class Proposer(BaseSampler):
         default = space.default_params() if search.sampler != "grid" else {}
         self._points = [point for point in (default, *points) if point and _key(point) not in self._seen]
         self._looked, self._nothing_left = -1, False
+        self._troubles: list[str] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proposal")
         self._ahead: dict[int, Future[dict[str, Any]]] = {}
 
@@ -161,11 +163,26 @@ class Proposer(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A whole configuration; what a killed sweep had already recorded of it stays."""
-        if self._sampler.slow and not trial.params and trial.number >= len(self._points):
-            self.prepare(study, trial.number)
-            if self._is_new(params := self._ahead.pop(trial.number).result()):
-                return chosen_for(params)
-        return chosen_for(self._propose(self.view(study), trial))
+        fixed = params_of(self._space, trial.params)
+        if fixed and not self._space.problems_with(fixed):  # another trial's, to be run again
+            return chosen_for(fixed)
+        try:
+            if self._sampler.slow and not fixed and trial.number >= len(self._points):
+                self.prepare(study, trial.number)
+                if self._is_new(params := self._ahead.pop(trial.number).result()):
+                    return chosen_for(params)
+            return chosen_for(self._propose(self.view(study), trial, fixed))
+        except SpaceError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the numerics of a model, whatever they raise, are no reason to end
+            failed = f"sampler {self._search.sampler} could not propose trial {trial.number} ({exc!r})"
+            self._troubles.append(f"{failed}: it is drawn at random")
+            return chosen_for(self._at_random(trial, fixed, {}))
+
+    def troubles(self) -> list[str]:
+        """Why a proposal is none of the sampler's, each time since the last call."""
+        found, self._troubles = self._troubles, []
+        return found
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -181,23 +198,26 @@ class Proposer(BaseSampler):
 
     # The proposal.
 
-    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        """The configuration for a trial, given a study as the sampler is to see it."""
-        fixed = params_of(self._space, trial.params)
+    def _propose(self, study: optuna.Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration for a trial, given a study as the sampler is to see it, and what is on record of it."""
         point = self._points[trial.number] if trial.number < len(self._points) else {}
         if self._search.sampler == "grid":
-            return next(self._left({**point, **fixed}), None) or next(self._left(fixed), fixed)
+            return next(self._left({**point, **fixed}), None) or next(self._left(fixed), dict(fixed))
         params: dict[str, Any] = {}
         for attempt in range(ATTEMPTS):
             params = self._draw(study, trial, self._build(trial.number, attempt), point)
             if self._is_new(params):
                 return params
+        return self._at_random(trial, fixed, params)
+
+    def _at_random(self, trial: FrozenTrial, fixed: Mapping[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        """A configuration that is new; `params`, or any, where there is none."""
         rng = random.Random(trial_seed(self._search.seed or 0, -1 - trial.number))
         for _ in range(RANDOM_ATTEMPTS):
             drawn = self._space.sample(rng, fixed)
             if self._is_new(drawn):
                 return drawn
-        return params if self._space.endless else next(self._left(fixed), params)
+        return params or drawn if self._space.endless else next(self._left(fixed), params or drawn)
 
     def _draw(
         self, study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, point: Mapping[str, Any]

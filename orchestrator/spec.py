@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from orchestrator import catalog, sources, wandb_yaml
 from orchestrator.credentials import take_keys, tracking_mode
 from orchestrator.errors import InputError, SpaceError, SpecError
+from orchestrator.limit import Limit
 from orchestrator.naming import (
     DEFAULT_STORAGE,
     SWEEP_NAME,
@@ -102,6 +103,14 @@ def _whole(value: object) -> object:
     return value
 
 
+def _limit(value: object) -> object:
+    try:
+        Limit.parse(str(value))
+    except ValueError as exc:
+        raise ValueError("a constraint is a metric, <= or >=, and a number, e.g. 'latency_ms <= 5'") from exc
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_whole)]
 
@@ -152,9 +161,14 @@ class Schedule(_Section):
     mutate: list[str] | None = None
     """PBT and PB2: the hyperparameters that may change while a trial trains; every float where none are named."""
 
+    @property
+    def is_population(self) -> bool:
+        """Whether trials copy each other, and go on with other hyperparameters."""
+        return self.scheduler in ("pbt", "pb2")
+
     def copies_at(self, epoch: int) -> bool:
         """Whether trials copy each other's checkpoints of an epoch."""
-        return self.scheduler in ("pbt", "pb2") and epoch % self.interval_epochs == 0 and epoch < self.max_epochs
+        return self.is_population and epoch % self.interval_epochs == 0 and epoch < self.max_epochs
 
 
 class Budget(_Section):
@@ -278,6 +292,10 @@ class Spec(_Section):
     """What the module logs (`self.log`) and the sweep optimises; a trial's value is its best over the epochs."""
     goal: Literal["maximize", "minimize"]
     """Which way is better."""
+    objectives: dict[str, Literal["maximize", "minimize"]] = {}
+    """Further metrics to optimise, each with its goal: the sweep looks for the Pareto front, without early stopping."""
+    constraints: list[Annotated[str, BeforeValidator(_limit)]] = []
+    """Limits that a good trial keeps at its best epoch, each on a metric that the module logs: `latency_ms <= 5`."""
     search: Search = Search()
     warm_start: WarmStart = WarmStart()
     schedule: Schedule = Schedule()
@@ -306,6 +324,22 @@ class Spec(_Section):
     def space_identity(self) -> dict[str, Any]:
         """Which space it is: its name and version, where it has them, and its digest."""
         return sources.identity(self.space)
+
+    @cached_property
+    def limits(self) -> list[Limit]:
+        """The constraints."""
+        return [Limit.parse(text) for text in self.constraints]
+
+    @property
+    def goals(self) -> dict[str, Literal["maximize", "minimize"]]:
+        """Every objective's, by its metric, the first one first."""
+        return {self.metric: self.goal, **self.objectives}
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics that count besides the first: objectives, and what is constrained."""
+        named = [*self.objectives, *(limit.metric for limit in self.limits)]
+        return list(dict.fromkeys(name for name in named if name != self.metric))
 
     @cached_property
     def trials(self) -> int:
@@ -596,6 +630,7 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         )
     yield from _problems_with_search(spec, space)
     yield from _problems_with_warm_start(spec.warm_start, space)
+    yield from _problems_with_objectives(spec)
     if resources.gpus_per_worker > 1 and not resources.gpus_per_worker.is_integer():
         yield (
             f"resources.gpus_per_worker is {resources.gpus_per_worker:g}; above 1 it is a whole number, because a GPU"
@@ -659,7 +694,7 @@ def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
 def _problems_with_function(spec: Spec) -> Iterator[str]:
     """What is asked of a training function that only Lightning's loop does."""
     why = "a training function does not: it is done for a LightningModule only; leave it out"
-    if spec.schedule.scheduler in ("pbt", "pb2"):
+    if spec.schedule.is_population:
         yield f"schedule.scheduler is '{spec.schedule.scheduler}', which changes hyperparameters in mid-training; {why}"
     if spec.training.report_every_steps:
         yield (
@@ -741,8 +776,13 @@ def _problems_with_search(spec: Spec, space: Space) -> Iterator[str]:
             "search.sampler is 'cmaes', which needs two numeric parameters without conditions, and the space has"
             f" {len(always)}; use sampler=tpe"
         )
-    if schedule.scheduler not in ("pbt", "pb2"):
+    if not schedule.is_population:
         return
+    if spec.budget.repeat:
+        yield (
+            f"budget.repeat is {spec.budget.repeat}, which runs the best configuration again, but with"
+            f" scheduler={schedule.scheduler} a trial has no single one: its hyperparameters change; leave it out"
+        )
     if not (mutated := schedule.mutate if schedule.mutate is not None else mutable(space)):
         yield (
             f"schedule.scheduler is '{schedule.scheduler}', which changes hyperparameters of the space, but it has no"
@@ -753,6 +793,34 @@ def _problems_with_search(spec: Spec, space: Space) -> Iterator[str]:
             yield f"schedule.mutate names '{name}'{near_miss(name, space) or ';'} the space has: {', '.join(space)}"
         elif schedule.scheduler == "pb2" and name not in ranges:
             yield f"schedule.mutate names '{name}', a choice, but PB2 changes ranges only; use scheduler=pbt"
+
+
+def _problems_with_objectives(spec: Spec) -> Iterator[str]:
+    """What needs one number to compare trials by."""
+    sampler = spec.search.sampler
+    if spec.constraints and sampler in ("gp", "cmaes"):
+        yield f"search.sampler is '{sampler}', which is not told of constraints; use sampler=tpe"
+    if spec.constraints and spec.budget.target is not None:
+        yield (
+            f"budget.target is {spec.budget.target:g}, which a trial may reach that breaks one of the constraints;"
+            " leave one of them out"
+        )
+    if not spec.objectives:
+        return
+    if spec.metric in spec.objectives:
+        yield f"objectives names '{spec.metric}', which is the metric already; name further ones only"
+    one = "compares trials by one number; with objectives"
+    if spec.schedule.scheduler != "none":
+        yield f"schedule.scheduler is '{spec.schedule.scheduler}', which {one} use scheduler=none"
+    if sampler == "cmaes":
+        yield f"search.sampler is 'cmaes', which {one} use sampler=tpe"
+    for key in ("patience", "min_improvement"):
+        if (given := getattr(spec.budget, key)) is not None:
+            yield f"budget.{key} is {given}, which {one} leave it out"
+    if spec.checkpoints.keep_trials is not None:
+        yield f"checkpoints.keep_trials is {spec.checkpoints.keep_trials}, which {one} leave it out"
+    if spec.warm_start.sweeps or spec.warm_start.runs:
+        yield f"warm_start {one} only its points are taken: leave sweeps and runs out"
 
 
 def _problems_with_warm_start(warm_start: WarmStart, space: Space) -> Iterator[str]:

@@ -376,6 +376,8 @@ class Sweep:
             self._hear_desk()
             self._close_runs()
             self._look_for_end()
+            for trouble in self.ledger.troubles():
+                self._view.notice(trouble)
             self._view.tick()
         if self._stale and now > self._results_due:
             worked = time.thread_time()  # not the clock: on a busy machine the results would only get staler
@@ -417,6 +419,12 @@ class Sweep:
         for number in [number for number, deadline in self._leaving.items() if deadline < time.monotonic()]:
             ray.get(self._board.give_up.remote(number))
             self._left(number)
+        self._evict()
+
+    def _evict(self) -> None:
+        """Delete the checkpoints of trials that are not among the best that keep theirs."""
+        if self.spec.schedule.is_population and any(record.state == "RUNNING" for record in self.ledger.records):
+            return  # any may yet be copied
         for record in ranking.evicted(self.spec.goal, self.ledger.records, self.spec.checkpoints.keep_trials):
             if record.number in self._settled - self._dropped:
                 self._delete(record.number, kept=())
@@ -486,6 +494,7 @@ class Sweep:
             self.status = Status.FINISHED
         if self.status is Status.FINISHED:
             self._end_paused()
+            self._evict()
         best = next(iter(ranking.ranked(self.spec.goal, self.ledger.records)), None)
         if self.status is Status.FINISHED and best and self.spec.export:
             self._export(best)
@@ -523,7 +532,7 @@ class Sweep:
                 ended = Ended(number=record.number, outcome=Outcome.PRUNED, run_closed=False)
                 record = self.ledger.end(ended)
                 self._close_run(ended)
-            if self.spec.schedule.copies_at(self.spec.schedule.interval_epochs) or record.state == "PRUNED":
+            if self.spec.schedule.is_population or record.state == "PRUNED":
                 self._keep_only(record)
 
     # What users ask while it runs, of the sweep's page in W&B or on the command line.

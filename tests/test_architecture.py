@@ -36,6 +36,7 @@ SPACES = {
 }
 VOCABULARY = {
     "errors",
+    "limit",
     *SPACES,
     "spec",
     "messages",

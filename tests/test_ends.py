@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -121,6 +122,29 @@ def test_the_terminator_sees_that_nothing_is_left() -> None:
     assert asked.left(flat) is None
     asked._thread.shutdown()
     assert asked.left(flat) == rooms[0]
+
+
+def test_a_terminator_that_fails_is_said_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+    for index in range(improvement.MIN_TRIALS):
+        study.add_trial(optuna.trial.create_trial(value=float(index)))
+
+    def fail(*_: object) -> float:
+        raise ValueError("not positive definite")
+
+    monkeypatch.setattr(improvement, "room", fail)
+    asked = improvement.Improvement()
+    assert asked.left(study) is None
+    wait([asked._asked])
+    assert asked.left(study) is None
+    (trouble,) = asked.troubles()
+    assert "terminator has no answer (ValueError('not positive definite'))" in trouble
+    assert asked.troubles() == []
+    monkeypatch.undo()
+    study.add_trial(optuna.trial.create_trial(value=0.0))
+    assert asked.left(study) is None
+    wait([asked._asked])
+    assert asked.left(study) == math.inf
 
 
 class TestAdvice:

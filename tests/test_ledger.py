@@ -154,6 +154,7 @@ class TestOneTrial:
             Outcome.PRUNED: "PRUNED",
             Outcome.STOPPED: "PRUNED",
             Outcome.DIVERGED: "PRUNED",
+            Outcome.INFEASIBLE: "PRUNED",
             Outcome.OUT_OF_MEMORY: "PRUNED",
             Outcome.PAUSED: "RUNNING",
             Outcome.MOVED: "RUNNING",

@@ -19,6 +19,7 @@ KEYS = [
     "state",
     "params",
     "value",
+    "measured",
     "epochs",
     "seed",
     "repeat_of",
@@ -74,7 +75,9 @@ def records() -> list[TrialRecord]:
 
 def test_the_document(folder: SweepFolder, records: list[TrialRecord], tmp_path: Path) -> None:
     document = results.build(make_spec(), folder, records, Status.RUNNING)
-    assert list(document) == ["sweep", "metric", "goal", "status", "end", "best", "trials"]
+    assert list(document) == [
+        "sweep", "metric", "goal", "objectives", "constraints", "status", "end", "best", "front", "trials",
+    ]  # fmt: skip
     assert {key: document[key] for key in ("sweep", "metric", "goal", "status")} == {
         "sweep": "s", "metric": "val/a", "goal": "maximize", "status": "running"
     }  # fmt: skip
@@ -84,6 +87,7 @@ def test_the_document(folder: SweepFolder, records: list[TrialRecord], tmp_path:
         "state": "PRUNED",
         "params": {"lr": 0.1, "optimizer": "sgd"},
         "value": 0.95,
+        "measured": {},
         "epochs": 3,
         "seed": 5,
         "repeat_of": None,
@@ -132,7 +136,12 @@ def test_the_files(folder: SweepFolder, records: list[TrialRecord]) -> None:
     results.write(folder, document)
     assert json.loads(folder.read_text("results.json")) == document
     rows = list(csv.DictReader(folder.read_text("results.csv").splitlines()))
-    assert list(rows[0]) == [*(key for key in KEYS if key != "params"), "params.lr", "params.optimizer", "params.depth"]
+    assert list(rows[0]) == [
+        *(key for key in KEYS if key not in ("params", "measured")),
+        "params.lr",
+        "params.optimizer",
+        "params.depth",
+    ]
     assert [row["value"] for row in rows] == ["0.95", "0.9", "0.99", ""]
     assert rows[2]["error"] == "ValueError: boom, twice"
     assert (rows[0]["params.lr"], rows[3]["params.lr"]) == ("0.1", "")

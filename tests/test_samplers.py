@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from scipy import stats
 
@@ -145,6 +145,51 @@ def test_what_is_known_from_elsewhere_is_not_proposed_again_and_learned_from() -
     drawn = [proposer.sample_relative(study, study.ask()._cached_frozen_trial, {}) for _ in range(1)]
     assert drawn[0] in list(space.grid())[9:]
     assert len(proposer.view(study).get_trials()) == 10
+
+
+@pytest.mark.parametrize(("sampler", "model"), [("gp", GPSampler), ("tpe", TPESampler)])
+def test_a_sampler_that_fails_is_said_and_the_sweep_goes_on(
+    sampler: str, model: type[BaseSampler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(sampler, NUMERIC)
+    sweep = Sweep(spec, tmp_path)
+    sweep.run(12)
+
+    def fail(*_: object) -> dict[str, Any]:
+        raise ValueError("not positive definite")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model, "sample_relative", fail)
+        Sweep(spec, tmp_path, create=False).run(13)  # a resumed sweep goes on as well
+        sweep = Sweep(spec, tmp_path, create=False)
+        sweep.run(14)
+    assert sweep.ledger.troubles() == [
+        f"sampler {sampler} could not propose trial 13 (ValueError('not positive definite')): it is drawn at random"
+    ]
+    assert Space.from_data(NUMERIC).problems_with(sweep.ledger.records[13].params) == []
+    assert len(Sweep(spec, tmp_path, create=False).run(16)) == 16
+
+
+def test_a_trial_that_is_run_again_costs_no_proposal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep(make_spec("gp", NUMERIC, budget={"trials": 3, "repeat": 2}), tmp_path)
+    sweep.run(3)
+
+    def fail(*_: object) -> dict[str, Any]:
+        raise AssertionError("nothing is to be proposed")
+
+    monkeypatch.setattr(GPSampler, "sample_relative", fail)
+    again = [sweep.ledger.repeat(1) for _ in range(2)]
+    assert [record.params for record in again] == [sweep.ledger.records[1].params] * 2
+    assert not sweep.ledger._proposer._ahead
+    assert sweep.ledger.troubles() == []
+
+
+def test_a_proposal_is_synced_to_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep(make_spec("random", CONDITIONAL), tmp_path)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    sweep.ledger.ask()
+    assert len(synced) == 1
 
 
 def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"{spec.name}: {status}  {Progress(console, spec, ledger).line()}")
     for title, records in (
         ("running" if alive else "to be resumed", running),
+        ("Pareto front", ranking.front(spec.goals, ledger.records)),
         ("best", ranking.ranked(spec.goal, ledger.records)[:5]),
         ("failed", [record for record in ledger.records if record.state == "FAIL"][-5:]),
     ):
