@@ -349,7 +349,7 @@ class TestGoingOn:
                 report.epoch: report.value for report in whole
             }
 
-    @pytest.mark.parametrize(("more", "steps"), [({}, (2, 4, 7)), ({"training": {"report_every_steps": 3}}, (2, 3, 7))])
+    @pytest.mark.parametrize(("more", "steps"), [({}, (2, 4, 7)), ({"training": {"report_every_steps": 3}}, (2, 3, 4))])
     def test_so_does_one_whose_node_is_taken_away(
         self, tmp_path: Path, more: dict[str, Any], steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -360,9 +360,15 @@ class TestGoingOn:
                 patch.setattr(Preemption, "is_announced", lambda _, asked=asked, step=step: next(asked) >= step)
                 before, ended = train(tmp_path / str(step), Trainable(model=Drawing), go_on, **more)
             assert ended.outcome is Outcome.MOVED
+            again, _ = train(tmp_path / str(step), Trainable(model=Drawing), stop_at(3), **more)
+            asked = iter(range(1, 99))
+            with monkeypatch.context() as patch:
+                patch.setattr(Preemption, "is_announced", lambda _, asked=asked: next(asked) >= 2)
+                once_more, ended = train(tmp_path / str(step), Trainable(model=Drawing), go_on, **more)
+            assert ended.outcome is Outcome.MOVED
             after, ended = train(tmp_path / str(step), Trainable(model=Drawing), go_on, **more)
             assert ended.outcome is Outcome.COMPLETE
-            assert {report.epoch: report.value for report in [*before, *after]} == {
+            assert {report.epoch: report.value for report in [*before, *again, *once_more, *after]} == {
                 report.epoch: report.value for report in whole
             }
 

@@ -205,7 +205,7 @@ class Reporter(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what was reported with the checkpoint, until the trainer is ready to go on."""
-        self._checkpoint = {name: checkpoint.get(name) for name in (RECORD, "global_step", "loops")}
+        self._checkpoint = {name: checkpoint.get(name) for name in (RECORD, "global_step", "epoch")}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the checkpoint's own epoch again; also where nothing is left to train, and no training starts."""
@@ -218,13 +218,11 @@ class Reporter(Checkpoint):
     def _log_again(self, trainer: pl.Trainer, report: Report) -> None:
         """Log what was reported: whoever wrote the checkpoint may have died before the last of its log was written."""
         assert self._checkpoint is not None
-        step, row = self._checkpoint["global_step"], {"epoch": report.epoch - 1}  # Lightning counts from 0
+        row, epoch = {"epoch": float(report.epoch - 1)}, report.epoch - 1  # Lightning counts from 0
         if self._every_steps:
-            loop = self._checkpoint["loops"]["fit_loop"]
-            step = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
-            row = {"epoch": loop["epoch_progress"]["current"]["processed"], "trainer/global_step": step}
+            row, epoch = {self._attempt.spec.metric: report.value}, self._checkpoint["epoch"]
         for logger in trainer.loggers if not self._attempt.tracker.has_row(**row) else ():
-            logger.log_metrics({**report.metrics, "epoch": row["epoch"]}, step)
+            logger.log_metrics({**report.metrics, "epoch": epoch}, self._checkpoint["global_step"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on where the checkpoint left off: in the middle of an epoch, and with the trial's own hyperparameters.
@@ -270,23 +268,21 @@ class Reporter(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget that the last epoch was validated; in the first, draw random numbers where the checkpoint left off."""
         self._validated = False
-        if self._every_steps and trainer.current_epoch == 0:
-            self._begin_epoch(trainer)
-        else:
-            self._attempt.epoch_begins()  # from here the Trainer draws the order of the data itself
         if self._checkpoint is not None:
             self._checkpoint = None
             self._attempt.restore_random_state()
             # The Trainer drew the order of a resumed epoch's data when it started, from another random state.
-            if (fetcher := trainer.fit_loop._data_fetcher) is not None:
-                iter(fetcher)
+            self._begin_epoch(trainer)
+        elif self._every_steps and trainer.current_epoch == 0:
+            self._begin_epoch(trainer)
+        else:
+            self._attempt.epoch_begins()  # from here the Trainer draws the order of the data itself
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch was validated; report, where that is due now."""
         self._validated = True
         if self._every_steps:
-            # A module that stops by itself is validated between two reports, which counts as the next one.
-            self._report(trainer, -(-_batches(trainer) // self._every_steps))
+            self._report(trainer, self._reports_so_far(trainer))
 
     def on_train_batch_start(self, *args: Any) -> None:
         """A step begins: leave, if the sweep was interrupted."""
@@ -297,7 +293,7 @@ class Reporter(Checkpoint):
         """A step is over: report, where that is due; save and leave, where a node is about to be taken away."""
         due = self._every_steps is not None and _batches(trainer) % self._every_steps == 0
         if due and not _validates(trainer):
-            self._report(trainer, _batches(trainer) // (self._every_steps or 1))
+            self._report(trainer, self._reports_so_far(trainer))
         elif not (due or trainer.is_last_batch):  # else the validation, or the epoch's end, comes first
             self._attempt.stepped(trainer.save_checkpoint)
             if self._attempt.stopped:
@@ -314,6 +310,10 @@ class Reporter(Checkpoint):
         if self._every_steps or (_validates(trainer) and not self._validated):
             return  # check_val_every_n_epoch: this epoch has no news
         self._report(trainer, trainer.current_epoch + 1)
+
+    def _reports_so_far(self, trainer: pl.Trainer) -> int:
+        # A module that stops by itself is validated between two reports, which counts as the next one.
+        return -(-_batches(trainer) // (self._every_steps or 1))
 
     def _report(self, trainer: pl.Trainer, epoch: int) -> None:
         self._attempt.report(
