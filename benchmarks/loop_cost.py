@@ -98,8 +98,10 @@ def sweep(folder: Path, epochs: int, images: int) -> None:
         *(f"schedule.max_epochs={epochs}", f"params.images={images}", f"storage={folder}", "tracking.mode=offline"),
     ]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_API_SERVER_ADDRESS"}
-    # A short folder for Ray: the paths of its sockets may have 107 characters.
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment | {"RAY_TMPDIR": "/tmp"})
+    # A short folder for Ray: the paths of its sockets may have 107 characters. And workers of the same priority as the
+    # bare loop, where Ray gives them a lower one (nice 15) that other programs on the machine would make visible.
+    ray = {"RAY_TMPDIR": "/tmp", "RAY_worker_niceness": "0"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment | ray)
 
 
 def epoch_s(how: str, epochs: int, images: int) -> dict[str, float]:

@@ -237,7 +237,7 @@ class Attempt:
             return
         self.settle(wait=True)
         if not self.stopped:
-            self._keep_random_state()
+            self._keep_random_state(within_epoch=True)
             self._save(self._folder.partial(self.job.number, max(self._curve, default=0)), save)
             self._error = "a node of its was about to be taken away"
             self._stop(Outcome.MOVED)
@@ -281,14 +281,14 @@ class Attempt:
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
         )
         self._pending, self._final = report, final
-        self._keep_random_state()
+        self._keep_random_state(within_epoch=self.spec.training.report_every_steps is not None)
         self._save(self._folder.checkpoint(self.job.number, epoch), save)
         self._hand_in(report, final=final)
 
-    def _keep_random_state(self) -> None:
-        """For the record, of every rank."""
+    def _keep_random_state(self, *, within_epoch: bool) -> None:
+        """For the record, of every rank; within an epoch, also what it was when that began."""
         self._random = self._gather(_random_state())
-        self._began = self._gather(self._begins) if self._begins else []
+        self._began = self._gather(self._begins) if within_epoch and self._begins else []
 
     def _save(self, path: str, save: Callable[[Path], None]) -> None:
         """Save to a path of the sweep's folder, on all ranks; nothing more after a storage that was full."""
