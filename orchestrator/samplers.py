@@ -1,4 +1,4 @@
-"""Who proposes: Optuna's samplers, each asked for a whole configuration at once (optuna).
+"""Who proposes: our sampler and Optuna's, each asked for a whole configuration at once (optuna).
 
 To add one is to add its entry to `SAMPLERS`, and its name to `Search.sampler` in spec.py.
 """
@@ -26,6 +26,7 @@ from orchestrator.errors import SpaceError
 from orchestrator.known import Known
 from orchestrator.naming import trial_seed
 from orchestrator.parameter import Choice, Fixed
+from orchestrator.parzen import ParzenSampler
 from orchestrator.space import Space
 from orchestrator.spec import Search
 
@@ -41,10 +42,10 @@ ELSEWHERE = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How one of Optuna's samplers is made, and what it is asked for."""
+    """How a sampler is made, and what it is asked for."""
 
-    build: Callable[[int, int], BaseSampler]
-    """Makes it from the proposal's own seed and the sweep's."""
+    build: Callable[[int, int, Space], BaseSampler]
+    """Makes it from the proposal's own seed, the sweep's, and the space."""
     joint: Callable[[Space], Iterable[str]] | None = None
     """The parameters it samples together; None where Optuna works them out. It samples the others one by one."""
     slow: bool = False
@@ -54,7 +55,7 @@ class Sampler:
 UNIT = FloatDistribution(0.0, 1.0)
 
 
-def _tpe(seed: int, _: int = 0) -> TPESampler:
+def _tpe(seed: int, *_: object) -> TPESampler:
     # multivariate and constant_liar are Optuna 5's defaults; group is what makes multivariate know conditions.
     return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
@@ -68,27 +69,28 @@ def _numeric(space: Space) -> list[str]:
 
 
 SAMPLERS: Mapping[str, Sampler] = {
+    "parzen": Sampler(build=lambda seed, _, space: ParzenSampler(space, seed), joint=list),
     "tpe": Sampler(build=_tpe),
     "gp": Sampler(
-        build=lambda seed, _: GPSampler(
+        build=lambda seed, *_: GPSampler(
             seed=seed, independent_sampler=_tpe(seed), warn_independent_sampling=False, deterministic_objective=False
         ),
         joint=_always_active,
         slow=True,
     ),
     "cmaes": Sampler(
-        build=lambda seed, _: CmaEsSampler(seed=seed, independent_sampler=_tpe(seed), warn_independent_sampling=False),
+        build=lambda seed, *_: CmaEsSampler(seed=seed, independent_sampler=_tpe(seed), warn_independent_sampling=False),
         joint=_numeric,
     ),
     # A sequence is one: every proposal has the sweep's seed. Parameters that are not active leave their column unused.
     "qmc": Sampler(
-        build=lambda seed, sweep_seed: QMCSampler(
+        build=lambda seed, sweep_seed, _: QMCSampler(
             scramble=True, seed=sweep_seed, independent_sampler=RandomSampler(seed), warn_independent_sampling=False
         ),
         joint=list,
     ),
-    "random": Sampler(build=lambda seed, _: RandomSampler(seed=seed)),
-    "grid": Sampler(build=lambda seed, _: RandomSampler(seed=seed)),  # the proposer walks the grid itself
+    "random": Sampler(build=lambda seed, *_: RandomSampler(seed=seed)),
+    "grid": Sampler(build=lambda seed, *_: RandomSampler(seed=seed)),  # the proposer walks the grid itself
 }
 
 
@@ -269,7 +271,7 @@ class Proposer(BaseSampler):
             # What is marked experimental here has been in Optuna since 3.x; each is covered by a test.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             seed = trial_seed(self._search.seed or 0, -1 - number) + attempt
-            return self._sampler.build(seed % 2**31, (self._search.seed or 0) % 2**31)
+            return self._sampler.build(seed % 2**31, (self._search.seed or 0) % 2**31, self._space)
 
     def _is_new(self, params: Mapping[str, Any]) -> bool:
         """Whether a configuration is one of the space, and not run yet."""

@@ -118,8 +118,9 @@ Number = Annotated[float, BeforeValidator(_whole)]
 class Search(_Section):
     """Who proposes hyperparameters."""
 
-    sampler: Literal["auto", "tpe", "gp", "cmaes", "qmc", "random", "grid"] = "auto"
-    """Optuna's TPE, Gaussian process, CMA-ES, quasi-random or random search, or every point of a finite space once."""
+    sampler: Literal["auto", "parzen", "tpe", "gp", "cmaes", "qmc", "random", "grid"] = "auto"
+    """Parzen estimators over whole configurations, Optuna's TPE, Gaussian process, CMA-ES, quasi-random or random
+    search, or every point of a finite space once."""
     duplicates: bool = False
     """Whether a configuration may be run again; if not, a finite space that is exhausted ends the sweep."""
     seed: Whole | None = Field(default=None, ge=0, lt=2**32)
@@ -812,8 +813,8 @@ def _problems_with_objectives(spec: Spec) -> Iterator[str]:
     one = "compares trials by one number; with objectives"
     if spec.schedule.scheduler != "none":
         yield f"schedule.scheduler is '{spec.schedule.scheduler}', which {one} use scheduler=none"
-    if sampler == "cmaes":
-        yield f"search.sampler is 'cmaes', which {one} use sampler=tpe"
+    if sampler in ("cmaes", "parzen"):
+        yield f"search.sampler is '{sampler}', which {one} use sampler=tpe"
     for key in ("patience", "min_improvement"):
         if (given := getattr(spec.budget, key)) is not None:
             yield f"budget.{key} is {given}, which {one} leave it out"

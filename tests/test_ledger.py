@@ -269,7 +269,7 @@ class TestReopening:
         assert path.read_bytes() == torn
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["parzen", "tpe", "random"])
 class TestSeeds:
     def test_the_same_seed_proposes_the_same(self, open_ledger: Open, sampler: str) -> None:
         one, other, third = (
