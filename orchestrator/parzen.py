@@ -61,10 +61,13 @@ class ParzenSampler(BaseSampler):
         fixed = self._axes.place(trial.params)
         trials = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
         good, others = split(study.direction, [each for each in trials if each.state is not TrialState.FAIL])
-        if sum(bool(each.intermediate_values) or each.value is not None for each in trials) < STARTUP:
+        knows = sum(bool(each.intermediate_values) or each.value is not None for each in trials) >= STARTUP and good
+        if not knows:
             good, others = [], [*good, *others]
         above, below = ([self._axes.place(each.params) for each in part] for part in (good, others))
-        for place in propose(self._axes, above, below, self._rng, candidates=CANDIDATES, fixed=fixed):
+        # Of several candidates, the best would be the one furthest from all that was tried: the corners of the space.
+        size = CANDIDATES if knows else 1
+        for place in propose(self._axes, above, below, self._rng, candidates=size, fixed=fixed):
             params = self._axes.params(place)
             if self._space.is_feasible(params):
                 return chosen_for(params)

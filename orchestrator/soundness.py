@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from orchestrator.constraint import Constraint
@@ -34,12 +35,21 @@ def problems(parameters: Mapping[str, Parameter], unread: Collection[str] = ()) 
 
 
 def bad_names(names: Iterable[object]) -> list[str]:
-    """Those that are no names, a sentence each."""
+    """Those that are no names, a sentence each: a hyperparameter is an argument in Python, `weight-decay` cannot be."""
     return [
-        f"space: {name!r} is not a name; use letters, digits and _, with dots between, such as 'optimizer.lr'"
+        f"space: {name!r} is not a name; use letters, digits and _, with dots between, such as {_spelt(name)!r}"
         for name in names
-        if not (isinstance(name, str) and all(part.isidentifier() for part in name.split(".")))
+        if not _is_name(name)
     ]
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
+def _spelt(name: object) -> str:
+    spelt = re.sub(r"[^\w.]", "_", name) if isinstance(name, str) else name
+    return str(spelt) if _is_name(spelt) else "optimizer.lr"
 
 
 def _own_problems(parameter: object) -> list[str]:
