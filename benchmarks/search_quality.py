@@ -99,6 +99,13 @@ def reached(curve: Array, target: float, at: Array) -> float:
     return float(at[np.argmax(good)]) if good.any() else float("inf")
 
 
+def ratios(owns: Array, others: Array) -> Array:
+    """Of the compute that ours and another method need; where neither gets there, none."""
+    with np.errstate(invalid="ignore"):
+        found: Array = owns / others
+    return found[~np.isnan(found)]
+
+
 def interval(samples: Array) -> tuple[float, float]:
     """The middle 95%."""
     low, high = np.quantile(samples, [0.025, 0.975], method="nearest")
@@ -134,7 +141,7 @@ def summary(results: Mapping[str, Result], at: Array) -> list[str]:
             continue
         needs = reached(result.mean, target, at)
         need = np.array([reached(*pair, at) for pair in zip(result.again, targets, strict=True)])
-        low, high = interval(owns / need)
+        low, high = interval(ratios(owns, need))
         worse = np.quantile(ours.again - result.again, 0.025, axis=0) > 0
         lines.append(
             f"ours / {name}: {own / needs:.2f} ({low:.2f} to {high:.2f}) of the compute;"
