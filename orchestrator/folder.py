@@ -220,9 +220,12 @@ class SweepFolder:
             StorageError: it is not there, or cannot be read.
         """
         try:
-            with self._fs.open_input_stream(self._at(path)) as stream:
-                text: str = stream.readall().decode("utf-8")
-                return text
+            while True:
+                with self._fs.open_input_file(self._at(path)) as file:
+                    data: bytes = file.read()
+                # An object store is asked for the size first and then for so many bytes, of whatever is there by then.
+                if self.is_local or len(data) == self._fs.get_file_info(self._at(path)).size:
+                    return data.decode("utf-8")
         except OSError as exc:
             raise StorageError(f"{self.show(path)} cannot be read: {exc}") from exc
 

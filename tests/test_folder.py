@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow
 import pytest
 from conftest import S3_KEYS
+from pyarrow import fs
 
 from orchestrator import folder as folders
 from orchestrator.errors import InputError, StorageError, StorageFullError
@@ -245,6 +247,25 @@ class TestRemote:
         remote.write_text("ledger.journal", "line 1\ntheirs\n")
         remote.pull("ledger.journal")
         assert remote.ledger.read_text() == "line 1\ntheirs\n"
+
+    def test_what_is_replaced_while_it_is_read_is_read_again(self, remote: SweepFolder) -> None:
+        remote.write_text("results.json", "the newer, longer one")
+        whole = remote._fs
+
+        class Meanwhile:
+            """Gives as much as the older one had, the first time."""
+
+            asked = 0
+
+            def open_input_file(self, path: str) -> pyarrow.NativeFile:
+                self.asked += 1
+                return pyarrow.BufferReader(b"the newer") if self.asked == 1 else whole.open_input_file(path)
+
+            def get_file_info(self, path: str) -> fs.FileInfo:
+                return whole.get_file_info(path)
+
+        remote._fs = Meanwhile()
+        assert remote.read_text("results.json") == "the newer, longer one"
 
     def test_pulling_what_is_not_there_does_nothing(self, remote: SweepFolder) -> None:
         remote.pull("ledger.journal")
