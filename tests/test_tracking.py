@@ -242,7 +242,7 @@ def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
         assert found["status"] == "stopped"
         assert set(states(found).values()) == {"COMPLETE", "PRUNED"}
         assert sweep.state == "FINISHED"
-        assert "system.cpu" in server.runs["asked-0"].events[0]
+        assert any(name.endswith("cpu") for row in server.runs["asked-0"].events for name in row)
         x = found["trials"][cut]["params"]["x"]
         rows = [row["score"] for row in server.runs[f"asked-{cut}"].history if "score" in row]
         assert rows == pytest.approx([x, 2 * x, 3 * x])
