@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.folder import SweepFolder
+
 PROBES = Path(__file__).parent / "probes"
 # Starts a Ray, says where, and ends with it when its standard input is closed.
 HOLD_RAY = """
@@ -118,15 +120,18 @@ class Sweeps:
 
     def results(self, name: str) -> dict[str, Any]:
         """What `results.json` of a sweep holds."""
-        found: dict[str, Any] = json.loads((self.folder / "results" / name / "results.json").read_text())
+        found: dict[str, Any] = json.loads(self.stored(name).read_text("results.json"))
         return found
+
+    def stored(self, name: str) -> SweepFolder:
+        """A sweep's folder."""
+        return SweepFolder(self.environment.get("ORCHESTRATOR_STORAGE", str(self.folder / "results")), name)
 
     def until(self, name: str, condition: Any, timeout_s: float = 1200) -> dict[str, Any]:
         """Wait until a sweep's results fulfil a condition."""
-        deadline = time.monotonic() + timeout_s
+        deadline, stored = time.monotonic() + timeout_s, self.stored(name)
         while time.monotonic() < deadline:
-            path = self.folder / "results" / name / "results.json"
-            if path.exists() and condition(document := self.results(name)):
+            if stored.has("results.json") and condition(document := self.results(name)):
                 return document
             assert self.started[-1].poll() is None, self.end(self.started[-1])
             time.sleep(0.05)
