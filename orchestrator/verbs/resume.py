@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import front
@@ -69,7 +71,7 @@ def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
         InputError: there is no such trial, it has ended, or that is no checkpoint of a sweep.
     """
     from orchestrator.folder import CHECKPOINT
-    from orchestrator.reference import fetch_checkpoint
+    from orchestrator.reference import fetched
 
     number, _, name = given.partition("=")
     waiting = {
@@ -79,14 +81,15 @@ def _place(folder: SweepFolder, spec: Spec, given: str) -> None:
         raise InputError(
             f"--from {given}: '{number}' is no unfinished trial; there are: {', '.join(waiting) or 'none'}"
         )
-    path = fetch_checkpoint(name)
-    if not CHECKPOINT.fullmatch(path.name) or not path.is_file():
-        raise InputError(f"--from {given}: {path} is no checkpoint of a sweep (epoch-0003.ckpt)")
-    with folder.locked():
-        target = f"trials/{number}/{path.name}"
-        if folder.show(target) != str(path.resolve()):
-            folder.upload(path, target)
-        folder.drop_checkpoints(int(number), kept={epoch := folder.epoch_of(path.name)})
+    with tempfile.TemporaryDirectory() as scratch:
+        path = fetched(name, Path(scratch))
+        if not CHECKPOINT.fullmatch(path.name) or not path.is_file():
+            raise InputError(f"--from {given}: {path} is no checkpoint of a sweep (epoch-0003.ckpt)")
+        with folder.locked():
+            target = f"trials/{number}/{path.name}"
+            if folder.show(target) != str(path.resolve()):
+                folder.upload(path, target)
+            folder.drop_checkpoints(int(number), kept={epoch := folder.epoch_of(path.name)})
     if (last := max(waiting[number].curve, default=0)) > epoch:
         print(
             f"trial {number} goes back from epoch {last} to {epoch}: what it trains again stays on record as it was,"
