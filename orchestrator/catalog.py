@@ -252,7 +252,10 @@ def find_sweep(reference: str) -> Path:
     known = names(SWEEPS)
     if reference in known:
         return known[reference]
-    files = {str(file): file for file in path.parent.glob("*.y*ml")} if path.suffix else {}
+    if path.is_dir():
+        raise SpecError(f"'{reference}' is a folder; give a sweep's YAML file, or a name from sweeps/")
+    is_path = path.suffix or path.with_suffix(".yaml").is_file()
+    files = {str(file): file for file in path.parent.glob("*.y*ml")} if is_path else {}
     raise SpecError(unknown("sweep", reference, {**known, **files}, "or give a YAML file"))
 
 

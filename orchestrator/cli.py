@@ -67,7 +67,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser()
     known = [module.name for module in pkgutil.iter_modules(verbs.__path__)]
-    if words and not words[0].startswith("-") and words[0] not in known:
+    if not words:
+        raise InputError(f"a verb is wanted, one of {', '.join(known)}; `{parser.prog} --help` tells more")
+    if not words[0].startswith("-") and words[0] not in known:
         raise InputError(f"no verb '{words[0]}'{near_miss(words[0], known) or ';'} there are: {', '.join(known)}")
     arguments, more = parser.parse_known_args(words)
     problems = []

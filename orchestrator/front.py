@@ -41,6 +41,9 @@ def read_spec(words: Sequence[str]) -> Spec:
     """
     from orchestrator import spec
 
+    if "=" in words:
+        at = words.index("=")
+        raise InputError(f"an override has no spaces: write {''.join(words[max(0, at - 1) : at + 2])}")
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise InputError(f"one sweep at a time, not {len(files)}: {', '.join(files)}; overrides are key=value")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from orchestrator.spec import Spec
 
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan"}
 TOP = 5
+# After so long without a trial's end, a log is told that some run.
+SILENCE_S = 30.0
 
 
 class Progress:
@@ -85,6 +88,7 @@ class Lines(Progress):
 
     def __init__(self, console: Console, spec: Spec, ledger: Ledger) -> None:
         super().__init__(console, spec, ledger)
+        self._printed_at = time.monotonic()
         self._shown = {record.number for record in ledger.records if record.state != "RUNNING"}
 
     def changed(self, record: TrialRecord) -> None:
@@ -95,7 +99,21 @@ class Lines(Progress):
         self._shown.add(record.number)
         value = "" if record.value is None else f"  {self.spec.metric} {record.value:.4g}"
         what = f"trial {record.number}  {record.state}{value}  {many(len(record.curve), 'epoch')}"
-        self.console.print(Text(f"{what}{f'  {record.error}' if record.error else ''}  |  {self.line()}"))
+        error = f"  {record.error}" if record.error else ""
+        if record.state == "FAIL":
+            folder = SweepFolder(self.spec.storage, self.spec.name or "")
+            error += f"; see {here(folder.show(f'trials/{record.number}/'))}"
+        self._print(f"{what}{error}  |  {self.line()}")
+
+    def tick(self) -> None:
+        """Say from time to time that trials run."""
+        running = sum(record.state == "RUNNING" for record in self.ledger.records)
+        if time.monotonic() - self._printed_at > SILENCE_S and any(record.curve for record in self.ledger.records):
+            self._print(f"{many(running, 'trial')} running  |  {self.line()}")
+
+    def _print(self, text: str) -> None:
+        self._printed_at = time.monotonic()
+        self.console.print(Text(text))
 
 
 class Screen(Progress):
@@ -206,8 +224,9 @@ def here(path: str) -> str:
 
 def make_console() -> Console:
     """The console for everything a verb prints: as wide as its lines where there is no terminal to fit."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
+    # This output itself: what `sys.stdout` stands for is another thing while a sweep runs (`sweep._logging_to`).
+    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200, file=sys.stdout)
 
 
 def plain(value: Any) -> str:

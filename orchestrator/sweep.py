@@ -7,13 +7,15 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +74,8 @@ CONTROL_EVERY_S = 1.0
 EXPORT_TIMEOUT_S = 900.0
 # How long a worker group may take to be gone once its trial was lost.
 DYING_S = 15.0
+# How often it is looked, after a signal, whether Ray is still there, and how long an answer may take.
+RAY_GONE_S = 1.0
 # How often a trial is handed out again whose slot's process died before the trial had begun there.
 MAX_UNBEGUN = 3
 
@@ -105,6 +109,7 @@ class Sweep:
         self._over = False  # what is left is to put things in order
         self._signal: int | None = None
         self._interrupted = False
+        self._own_ray: tuple[str, int] | None = None
         self.scheduler = schedule.build(spec, ledger)
         paused = set(self.scheduler.paused)
         self._waiting = [
@@ -137,6 +142,9 @@ class Sweep:
             SweepError: too many trials failed.
         """
         here = {NODE_ID_LABEL_KEY: ray.get_runtime_context().get_node_id()}  # nodes that train may go at any time
+        if not cluster.is_given():
+            host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+            self._own_ray = host, int(port)
         self._board = ray.remote(num_cpus=0, max_concurrency=10_000, label_selector=here)(Switchboard).remote()
         slot_share = {capacity.HEAD if capacity.HEAD in ray.cluster_resources() else "CPU": capacity.SLOT_SHARE}
         place = Place(folder=os.getcwd(), environ=to_workers(os.environ))
@@ -616,6 +624,19 @@ class Sweep:
         elif self.spec.tracking.mode == "offline" and not ended.run_closed:
             close_dead(self.folder, ended)
 
+    def _mind_ray(self, host: str, port: int) -> None:
+        """End when Ray has, as where the signal went to the whole process group: trials cannot be stopped any more."""
+        while not self._over:
+            try:
+                socket.create_connection((host, port), timeout=RAY_GONE_S).close()
+            except OSError:
+                self._view.restore()
+                place = self.folder.show("").rstrip("/")
+                text = f"error: Ray ended with the signal; the record is safe: python -m orchestrator resume {place}"
+                print(text, file=sys.__stderr__, flush=True)
+                os._exit(128 + (self._signal or 0))
+            time.sleep(RAY_GONE_S)
+
     @contextmanager
     def signals(self) -> Iterator[None]:
         """The first Ctrl-C or SIGTERM stops cleanly; a second one at once, as one after the last trial: the ledger is
@@ -626,6 +647,8 @@ class Sweep:
                 self._view.restore()
                 os._exit(128 + number)
             self._signal = number
+            if self._own_ray is not None:
+                threading.Thread(target=self._mind_ray, args=self._own_ray, name="ray", daemon=True).start()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -850,7 +873,7 @@ def _logging_to(folder: SweepFolder) -> Iterator[None]:
         library.handlers = [] if library.propagate and library is not root else [handler]
     logging.captureWarnings(True)
     try:
-        with redirect_stderr(handler.stream):  # Ray prints some of its warnings
+        with redirect_stderr(handler.stream), redirect_stdout(handler.stream):  # Ray prints some of its warnings
             yield
     finally:
         logging.captureWarnings(False)

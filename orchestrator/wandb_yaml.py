@@ -392,7 +392,7 @@ def _notes(data: Mapping[str, Any]) -> Iterator[str]:
     ignored += [f"metric.{key}" for key in ("impute", "impute_while_running") if key in metric]
     ignored += ["early_terminate.strict"] if "strict" in (data.get("early_terminate") or {}) else []
     if ignored:
-        yield f"{', '.join(ignored)} mean nothing here and are left out"
+        yield f"left out, since it means nothing here: {', '.join(ignored)}"
     if data["method"] == "bayes":
         yield "method bayes is search.sampler=tpe here"
     if data["method"] == "custom":

@@ -104,6 +104,7 @@ class Sweeps:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # as a shell gives every command a process group
         )
         self.started.append(process)
         return process

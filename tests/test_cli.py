@@ -119,6 +119,22 @@ class TestWhatDoesNotExist:
         code, _, err = run(capsys, "validate", "a", "b")
         assert (code, err) == (2, "error: one sweep at a time, not 2: a, b; overrides are key=value\n")
 
+    def test_an_override_with_spaces(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, _, err = run(capsys, "search", "default", "budget.trials", "=", "5")
+        assert (code, err) == (2, "error: an override has no spaces: write budget.trials=5\n")
+
+    def test_a_folder_or_a_file_without_its_ending(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        assert f"error: '{tmp_path}' is a folder; give a sweep's YAML file" in run(capsys, "validate", str(tmp_path))[2]
+        (tmp_path / "mine.yaml").write_text("{}")
+        code, _, err = run(capsys, "validate", str(tmp_path / "mine"))
+        assert code == 2
+        assert f"did you mean '{tmp_path / 'mine.yaml'}'?" in err
+
+    def test_no_verb(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, _, err = run(capsys)
+        assert code == 2
+        assert err.startswith("error: a verb is wanted, one of ")
+
 
 class TestStatus:
     def test_json_is_the_document(self, capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:

@@ -104,7 +104,7 @@ def test_a_teams_package_and_a_wandb_file(sweeps: Sweeps, tmp_path: Path) -> Non
 
     (tmp_path / "wandb_sweep.yaml").write_text(THEIRS)
     printed = sweeps.run("search", "wandb_sweep.yaml", *COMMON, "name=wandb", f"params.folder={tmp_path}")
-    assert "program, command mean nothing here and are left out" in printed
+    assert "left out, since it means nothing here: program, command" in printed
     trials = sweeps.results("wandb")["trials"]
     assert len(trials) == 2
     assert {trial["params"]["x"] for trial in trials} <= {0.0, 0.25, 0.5, 0.75, 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -134,6 +135,10 @@ def test_a_signal_stops_cleanly_and_resume_goes_on(lone_sweeps: Sweeps) -> None:
     process.send_signal(signal.SIGINT)  # once more, and it ends at once, with nothing put in order
     lone_sweeps.end(process, code=128 + signal.SIGINT)
     assert "dead" in lone_sweeps.run("status", "stopped")
+    process = lone_sweeps.start("resume", "stopped")
+    lone_sweeps.until("stopped", lambda found: [trial["state"] for trial in found["trials"]].count("COMPLETE") == 2)
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and service managers do: Ray gets it, too
+    assert "resume" in lone_sweeps.end(process, code=128 + signal.SIGTERM)
     lone_sweeps.run("resume", "stopped")
     assert_whole(lone_sweeps, "stopped", trials=3, epochs=4)
 

@@ -198,7 +198,7 @@ class TestFiles:
         )
         start = f"{tmp_path}/theirs.yaml is a W&B sweep: "
         assert notes == [
-            f"{start}program, command, early_terminate.strict mean nothing here and are left out",
+            f"{start}left out, since it means nothing here: program, command, early_terminate.strict",
             f"{start}method bayes is search.sampler=tpe here",
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from orchestrator import front
@@ -21,8 +22,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         InputError: there is no such trial.
-        SweepError: there is no best trial yet, or it cannot be exported.
+        SweepError: there is no best trial yet, it cannot be exported, or a package that this needs is not installed.
     """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise SweepError(
+            f"exporting needs {', '.join(missing)}; in the orchestrator's folder:"
+            " pip install -c constraints.txt -e '.[export]'"
+        )
     from orchestrator import export, ranking
 
     folder, spec = front.find_sweep(arguments)
