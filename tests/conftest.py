@@ -69,17 +69,24 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> It
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """An S3 on this machine (moto's server), with a bucket in it: what a URL of a folder there ends with."""
+def s3_server() -> Iterator[int]:
+    """The port of an S3 on this machine (moto's server)."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/sweeps", method="PUT")
-    urllib.request.urlopen(request, timeout=60).close()
-    yield f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    yield port
     server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: int) -> str:
+    """What a URL of a folder in that S3 ends with; there is a bucket, `sweeps`."""
+    # Made for every test: moto forgets all buckets when a test beside it begins to pretend to be AWS.
+    request = urllib.request.Request(f"http://127.0.0.1:{s3_server}/sweeps", method="PUT")
+    urllib.request.urlopen(request, timeout=60).close()
+    return f"endpoint_override=127.0.0.1:{s3_server}&scheme=http&region=us-east-1"
 
 
 # What S3's clients want to have, and moto's server does not look at.
