@@ -12,6 +12,8 @@ from orchestrator.errors import SpecError
 from orchestrator.naming import near_miss
 
 PARTS = ("model", "data", "trainer")
+# What W&B's sweeps are often given as a parameter, and a sweep here says itself.
+LENGTHS = {"epoch", "epochs", "max_epochs", "n_epochs", "num_epochs"}
 
 
 class AnyTrainable(ABC):
@@ -116,9 +118,10 @@ class Trainable(AnyTrainable):
             takers = takers or [part for part, names in accepts.items() if names is None][:1]
             if not takers:
                 known = sorted(set().union(*(names or () for names in accepts.values())))
+                length = " (for how long a trial trains there is schedule.max_epochs)" if name in LENGTHS else ""
                 problems.append(
                     f"hyperparameter '{name}' is taken by neither {self._names()}{near_miss(name, known) or ';'}"
-                    f" they take: {', '.join(known) or 'none'}"
+                    f" they take: {', '.join(known) or 'none'}{length}"
                 )
             for taker in takers:
                 routed[taker][name] = value

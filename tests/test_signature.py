@@ -100,6 +100,7 @@ def test_every_argument_of_every_kind_is_checked(module: Path) -> None:
     data = {
         "trainable": {"model": {"class_path": "foreseen_module.Plain", "init_args": {"lrr": 1}}},
         "space": {"widht": {"options": [1, 2]}},
+        "params": {"epochs": 3},
         "metric": "x",
         "goal": "minimize",
     }
@@ -107,8 +108,10 @@ def test_every_argument_of_every_kind_is_checked(module: Path) -> None:
         specs.check(data)
     assert [problem.partition(";")[0] for problem in raised.value.problems] == [
         "init_args: Plain takes no 'lrr'",
+        "hyperparameter 'epochs' is taken by neither Plain nor any data module (none is given)",
         "hyperparameter 'widht' is taken by neither Plain nor any data module (none is given)",
     ]
+    assert raised.value.problems[1].endswith("(for how long a trial trains there is schedule.max_epochs)")
     with pytest.raises(SpecError, match="Lightning's Trainer takes no 'gradient_clip_vall'; did you mean"):
         specs.read(None, ["trainer.gradient_clip_vall=1"])
     assert {"gradient_clip_val", "max_epochs"} <= catalog.trainer_arguments()
