@@ -102,6 +102,10 @@ class Hosts:
         assert done.returncode == code, f"{name}: {script}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
+    def runs(self, name: str) -> bool:
+        """Whether a host is switched on."""
+        return name in self._inits
+
     def cut(self, name: str) -> None:
         """Take a host's network away."""
         _run("ip", "-n", self._switch, "link", "set", f"v-{name}", "down")
