@@ -35,6 +35,8 @@ from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.trainable import AnyTrainable
 
+pytestmark = pytest.mark.timeout(1200)  # some train a ResNet, or compile, which a busy machine takes minutes for
+
 
 class Drawing(pl.LightningModule):
     """Everything that a trial could lose when it is interrupted: dropout, noise, momentum, schedules, counters."""
