@@ -181,7 +181,8 @@ class Sweep:
                 f"the sweep broke off ({first_line(cause)}); its record is safe, and `resume` goes on;"
                 f" {self.folder.log} says more"
             ) from cause
-        self._over = True
+        finally:
+            self._over = True
         self._hear_news()
         for number in list(self._leaving):  # their slots are closed
             self._left(number)

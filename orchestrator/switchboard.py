@@ -144,7 +144,7 @@ class Switchboard:
         if line.taken_by is not None and line.job is not None:
             line.dead.add(line.taken_by)
             self._lose(line, lost)
-        elif not said and lost.outcome is not Outcome.MOVED:
+        elif line.taken_by is None and not said and lost.outcome is not Outcome.MOVED:
             line.stillborn += 1
             if line.stillborn >= MAX_STILLBORN and line.job is not None:
                 error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"

@@ -249,6 +249,23 @@ class TestDeath:
 
         play(scenario)
 
+    @pytest.mark.parametrize("in_a_trial", [True, False])
+    def test_a_group_that_had_a_trial_is_none_of_those_that_had_none(self, in_a_trial: bool) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await hold(board)
+            if in_a_trial:
+                await board.lost(S, "a", Lost(error="boom"))
+            else:
+                await board.ended(S, "a", ended())
+            await board.next_event(S, 1)
+            await board.group_failed(S, Lost(error="boom"))
+            await board.assign(S, job(1))
+            for _ in range(MAX_STILLBORN - 1):
+                await board.group_failed(S, Lost(error="no module"))
+                assert await nothing_happens(board)
+
+        play(scenario)
+
 
 class TestInterruption:
     def test_a_trial_that_nobody_took_ends_there_and_then(self) -> None:
