@@ -89,7 +89,7 @@ class Desk:
         self._sweep_id: str | None = None
         self._state, self._told = "RUNNING", ""
         self._connected = False
-        self._closing = False
+        self._closing = self._closed = False
         self._at_once = threading.Semaphore(AT_ONCE)
 
     # What the sweep tells.
@@ -154,6 +154,9 @@ class Desk:
                     self._page.set_state(self._sweep_id, state)
         missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
         self._say(Delivered(missing=missing))
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def leave(self) -> None:
         """The sweep's process is gone without a last word: nobody runs the sweep now, which its page should say."""
@@ -186,7 +189,7 @@ class Desk:
     def _attend(self, command: str) -> None:
         """Connect, make the sweep, and from then on say how it stands and hear what is asked. In its own thread."""
         wait_s = 1.0
-        while True:
+        while not self._closed:
             try:
                 if not self._connected:
                     self._page.connect()
@@ -208,7 +211,11 @@ class Desk:
             if self._closing:
                 wait_s = min(wait_s, 1.0)
             with self._changed:
-                self._changed.wait_for(lambda: self._connected and self._state != self._told, wait_s)
+                self._changed.wait_for(self._has_news, wait_s)
+
+    def _has_news(self) -> bool:
+        """Whether there is something to do at once: to leave, or to say how the sweep stands, unless that is the end."""
+        return self._closed or (self._connected and not self._closing and self._state != self._told)
 
     def _save_view(self, sweep_id: str) -> None:
         """Save the view made for comparing the trials. In a thread of its own: nothing waits for it."""
@@ -245,7 +252,8 @@ class Desk:
                 trial.failed += self._connected
                 if not trial.refused:
                     self._say(Notice(text=self._advice(exc)))
-                self._rest(min(2.0 ** min(trial.failed, TRIES + 1), MAX_WAIT_S))
+                if not self._gives_up(trial):
+                    self._rest(min(2.0 ** min(trial.failed, TRIES + 1), MAX_WAIT_S))
 
     def _rest(self, wait_s: float) -> None:
         """Wait before the next try, which comes at once where the sweep ends meanwhile."""
@@ -256,12 +264,15 @@ class Desk:
     def _goes_on(self, trial: _Trial) -> bool:
         """Whether there is something to bring, or may be; not once the sweep has ended and it failed too often."""
         with self._changed:
-            given_up = self._closing and trial.failed >= TRIES
-            trial.carried = not (trial.over and (trial.arrived or given_up))
+            trial.carried = not (trial.over and (trial.arrived or self._gives_up(trial)))
             if trial.carried:
                 self._changed.wait_for(lambda: self._connected)
             self._changed.notify_all()
             return trial.carried
+
+    def _gives_up(self, trial: _Trial) -> bool:
+        """Whether nothing more is tried: the sweep has ended, and this failed too often."""
+        return self._closing and trial.failed >= TRIES
 
     def _carry_on(self, trial: _Trial) -> None:
         over, name = trial.over, self._delivery.run_id(trial.number)
@@ -283,6 +294,7 @@ class Desk:
             if self._spec.start_from and is_artifact(self._spec.start_from):
                 self._page.use(name, self._spec.start_from)
         elif trial.opened:
+            trial.failed = TRIES  # they do not come back
             raise TrackingError(f"the files of W&B run {name} are not in {self._folder.work / 'wandb'}")
         if trial.evicted:
             self._page.drop_checkpoints(name)

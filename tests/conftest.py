@@ -20,6 +20,8 @@ import pytest
 from orchestrator.folder import SweepFolder
 
 PROBES = Path(__file__).parent / "probes"
+# As Ray has it in a worker of one CPU. Torch's threads spin as they wait for each other, which costs all tests dearly.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Starts a Ray, says where, and ends with it when its standard input is closed.
 HOLD_RAY = """
 import sys
@@ -31,9 +33,16 @@ with cluster.connected():
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the tests that start a Ray, one runs at a time: a Ray takes all CPUs that there are for its own."""
+    for item in items:
+        if "ray_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 def clean_environment(home: Path) -> dict[str, str]:
     """The environment of a user who has no account, no key, and no Ray running."""
-    foreign = ("WANDB_", "RAY_", "NETRC", "TUNE_", "COV_")
+    foreign = ("WANDB_", "RAY_", "NETRC", "TUNE_", "COV_", "OMP_", "PYTHONDONTWRITEBYTECODE", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"HOME": str(home), "TMPDIR": str(home)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -15,6 +15,7 @@ from typing import ClassVar
 import pytest
 from conftest import clean_environment
 from doubles.wandb_server import WandbServer
+from writer import Writer
 
 from orchestrator import runlog
 from orchestrator.desk import Desk
@@ -26,47 +27,6 @@ from orchestrator.tracking import News, Tracking
 from orchestrator.verbs import resume
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-# Writes the runs of some trials, three epochs each, as a worker does; the last one dies where that is asked for. What
-# the server does must cost it nothing: it says how long its calls took.
-WORKER = """
-import os, sys, time
-import wandb
-from orchestrator.folder import SweepFolder
-from orchestrator.messages import Job, Outcome, Report
-from orchestrator.spec import Spec
-from orchestrator.tracker import Tracker
-
-storage, first, last, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-folder = SweepFolder(storage, "s")
-spec = Spec.from_yaml(folder.read_text("sweep.yaml"))
-tracker = Tracker(spec, folder, 0, lambda text: print("notice", text, flush=True))
-for number in range(first, last):
-    segment = tracker.open(Job(number=number, params={"x": 0.5}, seed=7))
-    print("started", number, segment, flush=True)
-    logger, curve = tracker.logger(), {}
-    wandb.log({"words": wandb.Table(columns=["word"], data=[["hello"]])})
-    for epoch in (1, 2, 3):
-        path = folder.checkpoint(number, epoch)
-        folder.write_text(path, f"{number}/{epoch}")
-        curve[epoch] = (epoch if epoch < 3 else 0) / 10
-        logger.log_metrics({"score": curve[epoch], "loss": -epoch}, step=epoch)
-        best = max(curve, key=curve.get)
-        metrics = {"score": curve[epoch], "loss": -epoch}
-        tracker.reported(Report(number=number, epoch=epoch, value=curve[epoch], metrics=metrics, best_epoch=best,
-                                checkpoint=path, best_checkpoint=folder.checkpoint(number, best)))
-        time.sleep(0.2)
-        if end == "fill" and epoch == 1:  # nearly: another 40 MiB, which is more than half of what is left
-            with open(f"{folder.work}/wandb/filler", "wb") as filler:
-                filler.write(bytes(40 * 2**20))
-    if end == "die":
-        time.sleep(1.5)
-        os.kill(os.getpid(), 9)
-    kept = {folder.checkpoint(number, 2): ["best"], folder.checkpoint(number, 3): ["latest"]}
-    tracker.close(Outcome.PAUSED if end == "pause" else Outcome.COMPLETE, None, checkpoints=kept, curve=curve)
-    if end != "pause":
-        print("ended", number, flush=True)
-"""
 
 
 @pytest.fixture
@@ -101,23 +61,18 @@ class Stage:
     def work(self, first: int, last: int, end: str = "well") -> None:
         """Run trials, and tell the desk of them as the sweep does."""
         assert self.desk is not None
-        worker = subprocess.Popen(
-            [sys.executable, "-c", WORKER, self.folder.storage, str(first), str(last), end],
-            env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_API_KEY": ""},
-            cwd=self.folder.work, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert worker.stdout is not None
-        for line in worker.stdout:
-            word, *rest = line.split()
-            match word:
-                case "started":
-                    self.desk.follow(int(rest[0]), rest[1])
-                case "ended":
-                    self.desk.ended(int(rest[0]), "complete", None, closed=True)
-                case "notice":
-                    pytest.fail(line)
-        worker.stdout.close()
-        worker.wait()
+        for said in self.write(first, last, end):
+            match said:
+                case "started", number, segment:
+                    self.desk.follow(number, segment)
+                case "ended", number:
+                    self.desk.ended(number, "complete", None, closed=True)
+                case _:
+                    pytest.fail(str(said))
+
+    def write(self, first: int, last: int, end: str) -> Writer:
+        """Run trials that nobody is told of."""
+        return Writer(self.folder, {**self.environment, "WANDB_API_KEY": ""}, first, last, end)
 
     def until(self, holds: Callable[[], bool], timeout_s: float = 60) -> None:
         """Wait for something that the desk does."""
@@ -313,20 +268,17 @@ def test_a_full_disk_costs_no_trial(size_mib: int, end: str, stage: Callable[...
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        worker = subprocess.run(
-            [sys.executable, "-c", WORKER, here.folder.storage, "0", "2", end],
-            env={**here.environment, "PYTHONPATH": str(Path(__file__).parents[1])},
-            cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        worker = here.write(0, 2, end)
+        said = list(worker)
         written = [
             sum(runlog.read(path).rows for path in tmp_path.glob(f"*/wandb/offline-run-*/run-s-{number}.wandb"))
             for number in range(2)
         ]
     finally:
         subprocess.run(["umount", str(runs)], check=True)
-    assert worker.returncode == 0, worker.stderr
-    assert "MiB are left on its disk" in worker.stdout
-    assert "ended 1" in worker.stdout
+    assert worker.code == 0
+    assert any(word == "notice" and "MiB are left on its disk" in str(more[0]) for word, *more in said)
+    assert ("ended", 1) in said
     assert written == [4, 4]
     for number in range(2):
         (path,) = tmp_path.glob(f"orchestrator-s/wandb/offline-run-*/run-s-{number}.wandb")
@@ -351,7 +303,9 @@ class Odd:
         return answer
 
 
-def test_threads_outlive_what_nobody_thought_of(stage: Callable[..., Stage]) -> None:
+def test_threads_outlive_what_nobody_thought_of(stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.desk.MAX_WAIT_S", 0.1)
+    monkeypatch.setattr("orchestrator.desk.LOOK_EVERY_S", 0.1)
     here, said = stage(), io.StringIO()
     desk = Desk(here.spec, here.folder, said)
     desk._page = desk._delivery = Odd()  # type: ignore[assignment]
@@ -365,3 +319,6 @@ def test_threads_outlive_what_nobody_thought_of(stage: Callable[..., Stage]) -> 
         assert f"RuntimeError: {name} is odd" in said.getvalue()
     desk.finish("FINISHED", None, [])
     assert '["Delivered", {"missing": []}]' in said.getvalue()
+    for thread in (thread for thread in threading.enumerate() if thread.name == "page"):
+        thread.join(60)
+        assert not thread.is_alive()

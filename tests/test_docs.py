@@ -429,7 +429,7 @@ class TestDependencies:
         "scikit-learn": "sklearn",
         "pillow": "PIL",
     }
-    TOOLS: ClassVar = {"pytest", "pytest-timeout", "mypy", "ruff", "types-PyYAML"}
+    TOOLS: ClassVar = {"pytest", "pytest-timeout", "pytest-xdist", "mypy", "ruff", "types-PyYAML"}
 
     def lines(self) -> dict[str, str]:
         """Every dependency and the comment on its line."""
