@@ -181,7 +181,6 @@ class Tracker:
             return True
         run = self._run
         try:
-            number = run.config["sweep"]["number"]
             try:
                 _sign(run, outcome, error)
                 for path, aliases in checkpoints.items():
@@ -193,7 +192,7 @@ class Tracker:
                 self._run = _harmless()
             for segment in self._folder.run_files(run.id):  # also those of workers that died on this machine
                 self._folder.upload_tree(segment.parent, f"wandb/{segment.parent.name}")
-            held = self._folder.held_checkpoints(number)
+            held = self._folder.held_checkpoints(self._job.number)
             self._folder.upload_tree(held, f"wandb/checkpoints/{held.name}")
             if not self._folder.log.exists():  # the sweep is on another machine, and so is what brings them to W&B
                 shutil.rmtree(held, ignore_errors=True)
@@ -228,8 +227,7 @@ class Tracker:
         """Log a checkpoint, by a link to the file, which stays until it has been uploaded, whatever is kept."""
         import wandb
 
-        sweep = dict(run.config["sweep"])
-        held = self._folder.hold(path, sweep["number"])
+        held = self._folder.hold(path, self._job.number)
         artifact = wandb.Artifact(f"model-{run.id}", type=runlog.MODEL)
         entry = artifact.add_file(str(held), name=held.name, policy="immutable", skip_cache=True)
         artifact.metadata = {
@@ -238,8 +236,8 @@ class Tracker:
             "goal": self._spec.goal,
             "value": value,
             "epoch": self._folder.epoch_of(path),
-            "hyperparameters": sweep["params"],
-            "seed": sweep["seed"],
+            "hyperparameters": {**self._spec.params, **self._job.params},
+            "seed": self._job.seed,
             "checksum": {"md5, base64": entry.digest},
             "path": self._folder.show(path),
         }

@@ -5,6 +5,7 @@ const figures = JSON.parse(document.getElementById("figures").textContent);
 const CONFIG = {
   responsive: true,
   displaylogo: false,
+  plotGlPixelRatio: devicePixelRatio, // plotly's default is 2 on every screen, which takes four times as long to draw
   displayModeBar: "hover",
   modeBarButtons: [["toImage"]], // a double click undoes a zoom
 };
