@@ -214,7 +214,7 @@ class Desk:
                 self._changed.wait_for(self._has_news, wait_s)
 
     def _has_news(self) -> bool:
-        """Whether there is something to do at once: to leave, or to say how the sweep stands, unless that is the end."""
+        """Whether there is something to do at once: to leave, or to say how the sweep stands, but for its end."""
         return self._closed or (self._connected and not self._closing and self._state != self._told)
 
     def _save_view(self, sweep_id: str) -> None:

@@ -33,13 +33,6 @@ with cluster.connected():
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the tests that start a Ray, one runs at a time: a Ray takes all CPUs that there are for its own."""
-    for item in items:
-        if "ray_folder" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 def clean_environment(home: Path) -> dict[str, str]:
     """The environment of a user who has no account, no key, and no Ray running."""
     foreign = ("WANDB_", "RAY_", "NETRC", "TUNE_", "COV_", "OMP_", "PYTHONDONTWRITEBYTECODE", "PYTEST_")
