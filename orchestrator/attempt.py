@@ -60,7 +60,7 @@ class Attempt:
         self.job, self.spec, self.rank, self.world_size, self.scratch = job, spec, rank, world_size, scratch
         self.params = scaling.scaled({**spec.params, **job.params}, spec.training, world_size)
         self.tracker, self.watch = tracker, watch
-        self._folder, self._slot, self._say, self._notify = folder, slot, say, notify
+        self._folder, self._slot, self._say, self.notify = folder, slot, say, notify
         self._curve = dict(job.curve)
         self._pending: Report | None = None
         self._random: list[dict[str, Any]] = []
@@ -309,7 +309,7 @@ class Attempt:
         self._unsaved.add(path)
         self._full = self._full or isinstance(exc, StorageFullError)
         more = "; no more are written" if self._full else ""
-        self._notify(f"trial {self.job.number} goes on without a checkpoint{more}: {exc}")
+        self.notify(f"trial {self.job.number} goes on without a checkpoint{more}: {exc}")
 
     def _as_saved(self, report: Report) -> Report:
         """A report that names no checkpoint that could not be written."""

@@ -39,6 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 1 for what went wrong, 2 for input that breaks rules."""
+    os.environ.pop("WANDB_SERVICE", None)  # of the notebook that this was started in: it would end with that
     sys.path[:0] = [] if os.getcwd() in sys.path or "" in sys.path else [os.getcwd()]  # as `python -m` does
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)

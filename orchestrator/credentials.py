@@ -37,8 +37,9 @@ def tracking_mode(asked: Literal["auto", "online", "offline", "disabled"], envir
 
 # A key of W&B's: 40 hexadecimal digits, or what newer servers make. A commit looks like the former.
 KEY = re.compile(r"(?:local-)?[0-9a-f]{40}|wandb_v\d+_\w{16,}")
-COMMITS = ("commit", "revision", "sha", "hash", "digest")
+COMMITS = {"commit", "revision", "sha", "sha1", "hash", "digest"}
 NAMES = re.compile(r"(wandb_)?api_?key", re.IGNORECASE)
+GIVEN = re.compile(rf"{NAMES.pattern}\W+(?:{KEY.pattern})", re.IGNORECASE)
 
 
 def take_keys(data: Any, place: str = "") -> Iterator[str]:
@@ -48,7 +49,8 @@ def take_keys(data: Any, place: str = "") -> Iterator[str]:
         if isinstance(value, dict | list):
             yield from take_keys(value, here)
         elif isinstance(value, str) and (
-            (KEY.fullmatch(value) and not any(word in str(name).lower() for word in COMMITS))
+            (KEY.fullmatch(value) and not COMMITS & set(re.split(r"[^a-z0-9]+", str(name).lower())))
+            or GIVEN.search(value)
             or (NAMES.fullmatch(str(name).rpartition(".")[2]) and value)
         ):
             data[name] = "(a key)"

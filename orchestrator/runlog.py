@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,8 @@ BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
 MODEL = "model"
 IDENTITY = 7  # bytes: ":W&B", a magic number and the version of the format
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+# Records of a run's end, of which its exit is one.
+TAIL = 10
 
 
 def records(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -75,6 +77,14 @@ def read(path: Path) -> Written:
         artifacts=frozenset(digests[False]),
         ended=bool(kinds["exit"]),
     )
+
+
+def has_ended(path: Path) -> bool:
+    """Whether the process that writes it got to say how the run ended; whatever else it holds is not looked at."""
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    last = deque(records(path), maxlen=TAIL)
+    return any(messages.Record.FromString(data).WhichOneof("record_type") == "exit" for _, data in last)
 
 
 def has_row(path: Path, key: str, **where: float) -> bool:

@@ -202,7 +202,7 @@ class Sweep:
         if self._interrupted or self.status is Status.STOPPED:
             return None if self._leaving else str(Searcher.FINISHED)
         if self.status is Status.PAUSED:
-            return None
+            return str(Searcher.FINISHED) if self._is_over() and not self._has_more() else None
         if len(self._live) >= min(concurrency, len(self._slots) + self._slots_to_start()):
             return None
         job = self._next()
@@ -246,6 +246,10 @@ class Sweep:
             self._say_end(f"every configuration of the space was run, {proposed} of them here (search.duplicates)")
         self.scheduler.close()
         return False
+
+    def _has_more(self) -> bool:
+        """Whether something would run if the sweep were not paused."""
+        return bool(self._waiting) or self._more() or self._to_repeat() is not None
 
     def _to_repeat(self) -> int | None:
         """The trial to run again with another seed: the best, once all others have ended."""
@@ -435,13 +439,15 @@ class Sweep:
         if self.spec.schedule.is_population and any(record.state == "RUNNING" for record in self.ledger.records):
             return  # any may yet be copied
         for record in ranking.evicted(self.spec.goal, self.ledger.records, self.spec.checkpoints.keep_trials):
-            if record.number in self._settled - self._dropped:
-                self._delete(record.number, kept=())
-                self._dropped.add(record.number)
-                if self._desk:
-                    self._desk.evict([record.number])
-                else:
-                    self.folder.drop_held(record.number)
+            if record.number not in self._settled - self._dropped:
+                continue
+            self._dropped.add(record.number)
+            if not self._delete(record.number, kept=()):
+                continue  # they went before the sweep was resumed
+            if self._desk:
+                self._desk.evict([record.number])
+            else:
+                self.folder.drop_held(record.number)
 
     def _failed(self, ended: Ended) -> None:
         failed = sum(record.state == "FAIL" for record in self.ledger.records)
@@ -462,12 +468,15 @@ class Sweep:
         self._delete(record.number, kept=kept)
         self._settled.add(record.number)
 
-    def _delete(self, number: int, *, kept: Collection[int]) -> None:
-        """Delete a trial's checkpoints; one that cannot be deleted is no reason to end anything."""
+    def _delete(self, number: int, *, kept: Collection[int]) -> bool:
+        """Delete a trial's checkpoints, if it has any; one that cannot be deleted is no reason to end anything."""
         try:
+            has_some = bool(self.folder.checkpoints(number))
             self.folder.drop_checkpoints(number, kept=kept)
         except StorageError as exc:
             self._view.notice(f"checkpoints that are not kept are still there: {exc}")
+            return True
+        return has_some
 
     def _stop(self, status: Status, why: Exception | None, as_: Outcome = Outcome.INTERRUPTED) -> None:
         if not self._interrupted:

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -60,30 +61,42 @@ class Tracker:
             os.environ.pop(name, None)
         os.environ.update(own_folders(folder.work))
         self._run = _harmless()
-        self._logger: Any = None
+        self._reports: list[Report] = []
+        self._parts: list[Path] = []
 
     def open(self, job: Job) -> str | None:
         """Open the trial's run, or go on with it; its folder, relative to the sweep's where it is in there."""
-        import wandb
+        self._job, self._reports, self._parts = job, [], []
+        return self._open()
 
-        self._job, self._logger = job, None
+    def _open(self) -> str | None:
+        """Open a part of the run, a file of its own; a trial goes on without where that cannot be."""
+
         self._run = _harmless()  # what the last one was told is gone with it
         if self._off:
             return None
-        work = self._folder.work
+        try:
+            return self._open_part()
+        except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on without
+            _let_go()
+            self._run = _harmless()
+            self._notify(f"trial {self._job.number} goes on without a W&B run: {first_line(exc)}")
+            return None
+
+    def _open_part(self) -> str:
+
+        job, work = self._job, self._folder.work
+        if self._parts:  # the SDK names them by the second, and would write over the one before
+            time.sleep(1)
         try:
             self._run = self._init(job, _with_room(work))
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on without
-            wandb.teardown()  # the SDK holds on to an id whose init failed
+            _let_go()  # the SDK holds on to an id whose init failed
             work = Path(tempfile.gettempdir()) / f"orchestrator-{self._folder.name}"
             said = f"W&B runs cannot be written to {self._folder.work / 'wandb'} ({first_line(exc)})"
-            try:
-                self._run = self._init(job, _with_room(work))
-            except Exception as again:  # noqa: BLE001 - as above
-                wandb.teardown()
-                self._notify(f"{said}, nor to {work} ({first_line(again)}); trials go on without")
-                return None
+            self._run = self._init(job, _with_room(work))
             self._notify(f"{said}; they are in {work} instead: make room, move them there, and `sync` brings them up")
+        self._parts.append(Path(self._run.settings.sync_file))
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if job.changes:
@@ -97,8 +110,20 @@ class Tracker:
         """Lightning's logger on the open run; where none is kept, one that takes everything and keeps nothing."""
         from lightning.pytorch.loggers import WandbLogger
 
-        self._logger = WandbLogger(experiment=self._run)
-        return self._logger
+        tracker = self
+
+        class Logger(WandbLogger):
+            """On whichever part of the run is open."""
+
+            @property
+            def experiment(self) -> Any:
+                tracker._reopen()
+                return tracker._run
+
+            def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+                tracker._safely(lambda: super(Logger, self).log_metrics(metrics, step))
+
+        return Logger(experiment=self._run)
 
     def log(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         """Log numbers in the open run, against the step they belong to."""
@@ -144,22 +169,47 @@ class Tracker:
 
     def reported(self, report: Report) -> None:
         """Keep the best epoch's metrics beside the newest ones, which W&B shows by their own names."""
-        if not self._live:
-            return
+        self._reports.append(report)
+        self._reopen()
+        if self._live:
+            self._safely(lambda: self._summarize(report))
+
+    def _summarize(self, report: Report) -> None:
         if Path(self._run.dir).is_relative_to(self._folder.work) and not _has_room(Path(self._run.dir)):
-            self._move()
+            self._run.finish(exit_code=0)  # while there is room for the end of this part
+            self._open()
         self._run.summary["epochs"] = report.epoch
         if report.epoch == report.best_epoch:
             best = {f"best_{name}": value for name, value in report.metrics.items()}
             self._run.summary.update({**best, "best_epoch": report.epoch})
 
-    def _move(self) -> None:
-        """Go on with the run in a file elsewhere, while there is room for the end of this one."""
-        logger = self._logger
-        self._run.finish(exit_code=0)
-        self.open(self._job)
-        if logger is not None:
-            logger._experiment = self._run
+    def _reopen(self) -> None:
+        """Go on in another part where the user's code has finished the run."""
+        if self._live and self._run._is_finished:  # the SDK has no public way to ask
+            self._open()
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        """Do something with the open run; once more in another part of it where the SDK's service is gone."""
+        try:
+            act()
+        except Exception:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on
+            self._begin_anew()
+            try:
+                act()
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._notify(f"trial {self._job.number} goes on without a W&B run: {first_line(exc)}")
+                _let_go()
+                self._run = _harmless()
+
+    def _begin_anew(self) -> None:
+        """Go on in another part, with what no part has: the SDK writes no more to one that it once could not write."""
+        _let_go()
+        self._open()
+        for report in self._reports if self._live else ():
+            name, value = self._spec.metric, report.value
+            if not any(runlog.has_row(part, name, **{name: value}) for part in self._parts):
+                self._run.log({**report.metrics, "epoch": report.epoch - 1})
+            self._summarize(report)
 
     def close(
         self,
@@ -177,19 +227,20 @@ class Tracker:
             checkpoints: the aliases of each checkpoint that is kept, by path.
             curve: the sweep's metric by epoch.
         """
+        self._reopen()
         if not self._live:
             return True
         run = self._run
+
+        def end() -> None:
+            _sign(self._run, outcome, error)
+            for path, aliases in checkpoints.items():
+                self._log_artifact(self._run, path, aliases, curve.get(self._folder.epoch_of(path)))
+            if outcome in (Outcome.INTERRUPTED, Outcome.MOVED):  # it goes on in the same run
+                self._run.mark_preempting()
+
         try:
-            try:
-                _sign(run, outcome, error)
-                for path, aliases in checkpoints.items():
-                    self._log_artifact(run, path, aliases, curve.get(self._folder.epoch_of(path)))
-                if outcome in (Outcome.INTERRUPTED, Outcome.MOVED):  # it goes on in the same run
-                    run.mark_preempting()
-            finally:  # else the next trial's init would be given this run again
-                run.finish(exit_code=0 if outcome in GOOD else 1)
-                self._run = _harmless()
+            self._finish(end, outcome)
             for segment in self._folder.run_files(run.id):  # also those of workers that died on this machine
                 self._folder.upload_tree(segment.parent, f"wandb/{segment.parent.name}")
             held = self._folder.held_checkpoints(self._job.number)
@@ -200,6 +251,24 @@ class Tracker:
             self._notify(f"W&B run {run.id} on disk is incomplete ({first_line(exc)})")
             return False
         return True
+
+    def _finish(self, end: Callable[[], None], outcome: Outcome) -> None:
+        """Let the run end, on disk; what raises is not the disk's or the service's being away for a moment."""
+        try:
+            self._finish_part(end, outcome)
+        except Exception:  # noqa: BLE001 - the SDK raises what its service does
+            self._begin_anew()
+            self._finish_part(end, outcome)
+
+    def _finish_part(self, end: Callable[[], None], outcome: Outcome) -> None:
+        run = self._run
+        try:
+            end()
+        finally:  # else the next trial's init would be given this run again
+            run.finish(exit_code=0 if outcome in GOOD else 1)
+            self._run = _harmless()
+        if not runlog.has_ended(self._parts[-1]):
+            raise OSError(f"{self._parts[-1]} does not say how it ended")
 
     def _init(self, job: Job, work: Path) -> Any:
         import wandb
@@ -260,6 +329,14 @@ def _harmless() -> Any:
     import wandb
 
     return wandb.init(mode="disabled")
+
+
+def _let_go() -> None:
+    """Let the SDK's service go, and what it knows of runs."""
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):  # it may be dead, and the SDK has forgotten it all the same
+        wandb.teardown()
 
 
 def _with_room(folder: Path) -> Path:

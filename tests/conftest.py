@@ -40,9 +40,14 @@ def clean_environment(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "TMPDIR": str(home)}
 
 
+def temporary(folder: str) -> dict[str, str]:
+    """What has commands, and Ray, leave there what they leave in the meantime."""
+    return {"TMPDIR": folder, "RAY_TMPDIR": folder}
+
+
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[str]:
-    """Where Ray may leave its sessions: a short path, because those of its sockets may have 107 characters."""
+    """Where Ray may leave what it has: a short path, because those of its sockets may have 107 characters."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield folder
 
@@ -58,7 +63,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> It
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=clean_environment(home) | {"RAY_TMPDIR": ray_folder},
+            env=clean_environment(home) | temporary(ray_folder),
         )
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -153,15 +158,15 @@ class Sweeps:
 
 
 @pytest.fixture
-def sweeps(tmp_path: Path, ray_address: str) -> Iterator[Sweeps]:
+def sweeps(tmp_path: Path, ray_address: str, ray_folder: str) -> Iterator[Sweeps]:
     """A user's folder with a module of their own in it, on the shared Ray."""
-    yield from make_sweeps(tmp_path, {"RAY_ADDRESS": ray_address})
+    yield from make_sweeps(tmp_path, {"RAY_ADDRESS": ray_address} | temporary(ray_folder))
 
 
 @pytest.fixture
 def lone_sweeps(tmp_path: Path, ray_folder: str) -> Iterator[Sweeps]:
     """The same on a Ray of its own, which the command starts."""
-    yield from make_sweeps(tmp_path, {"RAY_TMPDIR": ray_folder})
+    yield from make_sweeps(tmp_path, temporary(ray_folder))
 
 
 def make_sweeps(folder: Path, more: dict[str, str]) -> Iterator[Sweeps]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import S3_KEYS, Sweeps, clean_environment, make_sweeps
+from conftest import S3_KEYS, Sweeps, clean_environment, make_sweeps, temporary
 from test_sweep import PROBE, options, space, trained
 
 from benchmarks.nodes import Nodes, brought_up
@@ -18,13 +18,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def nodes(tmp_path: Path, ray_folder: str) -> Iterator[Nodes]:
     home = tmp_path / "nodes"
     home.mkdir()
-    environment = clean_environment(home) | {"RAY_TMPDIR": ray_folder} | S3_KEYS
+    environment = clean_environment(home) | temporary(ray_folder) | S3_KEYS
     with brought_up(tmp_path / "nodes.log", environment) as found:
         yield found
 
 
 @pytest.fixture
-def sweeps_there(tmp_path: Path, nodes: Nodes, s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeps]:
+def sweeps_there(
+    tmp_path: Path, nodes: Nodes, ray_folder: str, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Sweeps]:
     """On these nodes, and with their storage in an S3."""
     for name, value in S3_KEYS.items():
         monkeypatch.setenv(name, value)
@@ -34,7 +36,7 @@ def sweeps_there(tmp_path: Path, nodes: Nodes, s3: str, monkeypatch: pytest.Monk
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "ORCHESTRATOR_STORAGE": f"s3://sweeps/{tmp_path.name}?{s3}",
     }
-    yield from make_sweeps(tmp_path, environment | S3_KEYS)
+    yield from make_sweeps(tmp_path, environment | temporary(ray_folder) | S3_KEYS)
 
 
 def slow_trial(sweeps: Sweeps, name: str) -> list[str]:

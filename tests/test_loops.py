@@ -437,6 +437,14 @@ class TestTracked:
         assert Asking.told == ["Cannot use artifact when in offline mode."], "as docs/wandb.md says"
         assert not (run / "files" / "output.log").exists(), "as WANDB_CONSOLE says"
 
+    def test_what_has_no_predictions_trains_all_the_same(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tracking = {"mode": "offline", "project": "p", "predictions": 3}
+        reports, _ = train(tmp_path, Trainable(model=Drawing), go_on, tracking=tracking)  # it has no `forward`
+        assert len(reports) == 5
+        assert capsys.readouterr().out.count("nothing is shown of this module's") == 1
+
 
 class Shuffled(pl.LightningDataModule):
     """Draws a split from the global random state, as users' data modules do."""

@@ -330,6 +330,9 @@ class TestScaling:
         ({"tracking": {"tags": ["fine", "0123456789" * 4]}}, ["tracking.tags.1"]),
         ({"params": {"note": "local-" + "0123456789" * 4}}, ["params.note"]),
         ({"name": "wandb_v1_0123456789abcdefXYZ"}, ["name"]),
+        ({"params": {"shared_secret": "0123456789" * 4}}, ["params.shared_secret"]),
+        ({"trainable": {"env": "export WANDB_API_KEY='" + "0123456789" * 4 + "'"}}, ["trainable.env"]),
+        ({"space": "https://example.com/blob/" + "0123456789" * 4 + "/space.yaml"}, []),
         ({"params": {"revision": "0123456789" * 4, "lr": 0.1, "key": "value"}}, []),
     ],
 )

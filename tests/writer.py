@@ -20,8 +20,8 @@ from orchestrator.messages import Job, Outcome, Report
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["lightning.pytorch.loggers", __name__])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lightning.pytorch.loggers", __name__])
 
 
 class Writer:
@@ -32,9 +32,9 @@ class Writer:
     """
 
     def __init__(self, folder: SweepFolder, environment: dict[str, str], first: int, last: int, end: str) -> None:
-        self._heard, tells = _CONTEXT.Pipe(duplex=False)
+        self._heard, tells = CONTEXT.Pipe(duplex=False)
         arguments = (folder.storage, str(folder.work), environment, first, last, end, tells)
-        self._process: BaseProcess = _CONTEXT.Process(target=_write, args=arguments)
+        self._process: BaseProcess = CONTEXT.Process(target=_write, args=arguments)
         self._process.start()
         tells.close()
 

@@ -112,6 +112,7 @@ def _load_weights(model: pl.LightningModule, path: Path) -> None:
 
 def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> pl.Trainer:
     spec, resources, tracking = attempt.spec, attempt.spec.resources, attempt.spec.tracking
+    shows = tracking.predictions and tracking.mode != "disabled"
     arguments: dict[str, Any] = {
         "num_sanity_val_steps": 0,  # the first report comes after a whole validation anyway
         "enable_progress_bar": False,
@@ -127,7 +128,7 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
                 catalog.load_class(given["class_path"])(**given.get("init_args", {}))
                 for given in spec.trainer.get("callbacks", [])
             ),
-            *([Predictions(tracking.predictions)] if tracking.predictions and tracking.mode != "disabled" else []),
+            *([Predictions(tracking.predictions, attempt.notify)] if shows else []),
             ours,
         ],
         "logger": attempt.tracker.logger(),
