@@ -137,7 +137,7 @@ class Screen(Progress):
         if not any(record.curve for record in records):
             waited = duration(time.monotonic() - self._began)
             return Group(head, Text(f"starting workers: the first takes 20 s or more, {waited} so far", style="dim"))
-        return Group(head, trial_table(self.spec, [*running[:TOP], *best[:TOP]]))
+        return Group(head, trial_table(self.spec, [*running[:TOP], *best[:TOP]], self.console.width))
 
 
 @contextmanager
@@ -156,26 +156,39 @@ def view(spec: Spec, folder: SweepFolder, ledger: Ledger, at_once: Concurrency) 
         yield screen
 
 
-def trial_table(spec: Spec, records: list[TrialRecord]) -> Table:
-    """Trials, a row each."""
+def trial_table(spec: Spec, records: list[TrialRecord], width: int) -> Table:
+    """Trials, a row each, with as many of their hyperparameters as a line of `width` characters has room for."""
     # In the space's own order, so that columns do not move from one drawing to the next.
-    names = [name for name in (*spec.params, *spec.load_space()) if any(name in record.params for record in records)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("trial", "state", spec.metric, *spec.measured, "epochs", "time"):
-        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+    names = [name for name in (*spec.load_space(), *spec.params) if any(name in record.params for record in records)]
+    columns = [
+        ("trial", [str(record.number) for record in records]),
+        ("state", [record.state for record in records]),
+        (spec.metric, ["" if record.value is None else f"{record.value:.4g}" for record in records]),
+        *((name, [plain(record.measured.get(name, "")) for record in records]) for name in spec.measured),
+        ("epochs", [f"{max(record.curve, default=0)}/{spec.schedule.max_epochs}" for record in records]),
+        ("time", [_took(record) for record in records]),
+    ]
+    left = width + 2 - sum(map(_width, columns))
     for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for record in records:
-        table.add_row(
-            str(record.number),
-            Text(record.state, style=STYLES.get(record.state, "")),
-            "" if record.value is None else f"{record.value:.4g}",
-            *(plain(record.measured.get(name, "")) for name in spec.measured),
-            f"{max(record.curve, default=0)}/{spec.schedule.max_epochs}",
-            _took(record),
-            *(plain(record.params.get(name, "")) for name in names),
-        )
+        column = name, [plain(record.params.get(name, "")) for record in records]
+        more = _width(("...", [])) if name != names[-1] else 0
+        if _width(column) + more > left:
+            columns.append(("...", [""] * len(records)))
+            break
+        columns.append(column)
+        left -= _width(column)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, _ in columns:
+        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
     return table
+
+
+def _width(column: tuple[str, list[str]]) -> int:
+    """What a column takes of a line, the space between it and the next one included."""
+    title, cells = column
+    return max(map(len, (title, *cells))) + 2
 
 
 def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[TrialRecord], elapsed_s: float) -> None:
@@ -190,7 +203,7 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
         return
     if front:
         console.print(f"Pareto front: {many(len(front), 'trial')}")
-    console.print(trial_table(spec, front or best[:TOP]))
+    console.print(trial_table(spec, front or best[:TOP], console.width))
     winner = best[0]
     by = f" by {spec.metric} alone" if front else ""
     console.print(f"\nbest{by}: trial {winner.number}, {spec.metric} {winner.value:.6g} at epoch {winner.best_epoch}")

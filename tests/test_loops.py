@@ -440,8 +440,12 @@ class TestTracked:
     def test_what_has_no_predictions_trains_all_the_same(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        class Paired(Drawing):  # it has no `forward`
+            def val_dataloader(self) -> DataLoader[Any]:
+                return DataLoader(TensorDataset(torch.ones(4, 4), torch.ones(4)), batch_size=4)
+
         tracking = {"mode": "offline", "project": "p", "predictions": 3}
-        reports, _ = train(tmp_path, Trainable(model=Drawing), go_on, tracking=tracking)  # it has no `forward`
+        reports, _ = train(tmp_path, Trainable(model=Paired), go_on, tracking=tracking)
         assert len(reports) == 5
         assert capsys.readouterr().out.count("nothing is shown of this module's") == 1
 

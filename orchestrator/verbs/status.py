@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         if records:
             console.print(f"\n{title}", style="bold")
-            console.print(trial_table(spec, records))
+            console.print(trial_table(spec, records, console.width))
     for trial in document["trials"]:
         if trial["error"] and trial["state"] == "FAIL":
             console.print(f"trial {trial['number']}: {trial['error']}", soft_wrap=True, markup=False)
