@@ -73,6 +73,8 @@ def on_the_edge(space: Space, params: Mapping[str, Any]) -> Iterator[str]:
         if name not in params or not isinstance(parameter, Float | Int) or parameter.size == 1:
             continue
         share = _share(parameter, params[name])
+        if share <= EDGE and parameter.low == 0:
+            continue  # what cannot be less than nothing
         if share <= EDGE or share >= 1 - EDGE:
             end, verb = ("lower", "lower") if share <= EDGE else ("upper", "raise")
             yield (

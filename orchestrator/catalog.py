@@ -256,6 +256,9 @@ def find_sweep(reference: str) -> Path:
         raise SpecError(f"'{reference}' is a folder; give a sweep's YAML file, or a name from sweeps/")
     is_path = path.suffix or path.with_suffix(".yaml").is_file()
     files = {str(file): file for file in path.parent.glob("*.y*ml")} if is_path else {}
+    if path.suffix in (".yaml", ".yml"):
+        hint = near_miss(reference, [*files, *known]) or "; is this the right folder?"
+        raise SpecError(f"no file '{reference}'{hint}")
     raise SpecError(unknown("sweep", reference, {**known, **files}, "or give a YAML file"))
 
 

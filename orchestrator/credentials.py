@@ -35,6 +35,8 @@ def tracking_mode(asked: Literal["auto", "online", "offline", "disabled"], envir
     return "online" if has_key(environ) else "offline"
 
 
+# Fewer than this, and the SDK refuses a key without asking the server.
+KEY_CHARACTERS = 40
 # A key of W&B's: 40 hexadecimal digits, or what newer servers make. A commit looks like the former.
 KEY = re.compile(r"(?:local-)?[0-9a-f]{40}|wandb_v\d+_\w{16,}")
 COMMITS = {"commit", "revision", "sha", "sha1", "hash", "digest"}

@@ -30,6 +30,8 @@ RANK_COLOURS = [[0, "@rank-low"], [0.5, "@rank-mid"], [1, "@rank-high"]]
 MAX_AXES = 9
 # Points of all curves together; drawing more takes seconds.
 MAX_POINTS = 40_000
+# How many times as far from the best as most values are, one is too far to be shown from the beginning.
+HOPELESS = 4.0
 # Trials whose number fits into their bar.
 MAX_LABELLED = 60
 TRIAL = "trial %{customdata}"
@@ -412,8 +414,8 @@ def focus(goal: Goal, values: Sequence[float]) -> list[float] | None:
         return None
     sign = 1.0 if goal == "maximize" else -1.0
     better = sorted(sign * value for value in values)
-    lower, middle, _ = statistics.quantiles(better, n=4, method="inclusive")
-    bound, best = lower - 2.0 * max(middle - lower, 1e-12), better[-1]
+    lower, best = statistics.quantiles(better, n=4, method="inclusive")[0], better[-1]
+    bound = lower - HOPELESS * max(best - lower, 1e-12)
     if better[0] >= bound:
         return None
     margin = 0.06 * (best - bound)

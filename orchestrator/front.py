@@ -127,7 +127,8 @@ def ask(arguments: argparse.Namespace, command: Command) -> int:
     folder, spec = find_sweep(arguments)
     _, status = look(folder, spec)
     if not folder.is_run():
-        raise InputError(f"{spec.name} is {status}: no process runs it; `resume` goes on with it")
+        more = "nothing of it is left to run" if status is Status.FINISHED else "`resume` goes on with it"
+        raise InputError(f"{spec.name} is {status}: no process runs it; {more}")
     obeyed = {
         Command.PAUSE: (Status.PAUSED,),
         Command.RESUME: (Status.RUNNING,),

@@ -197,7 +197,7 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     states = {state: sum(record.state == state for record in records) for state in STYLES}
     states["to be resumed"] = states.pop("RUNNING")
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    console.print(f"\n{spec.name}: {counts} in {duration(elapsed_s)}\n", soft_wrap=True)
+    console.print(f"\n{spec.name}: {counts}; it took {duration(elapsed_s)}\n", soft_wrap=True)
     if not best:
         console.print("no trial reached the end of an epoch")
         return
@@ -212,7 +212,7 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
     rows["checkpoint"] = here(folder.show(winner.checkpoint)) if winner.checkpoint else "none kept"
     rows["results"] = here(folder.show("results.json"))
     if spec.tracking.mode == "online" and winner.wandb_run:
-        rows["W&B run"] = winner.wandb_run
+        rows["W&B run"] = winner.wandb_run if "://" in winner.wandb_run else here(folder.show(winner.wandb_run))
     elif spec.tracking.mode != "disabled":
         rows["W&B runs"] = here(folder.show("wandb"))
         rows["upload them"] = f"python -m orchestrator sync {place}"

@@ -36,13 +36,15 @@ PANELS = {
     "importance": ("Importance", "Each hyperparameter’s share in telling the top trials from the rest (PED-ANOVA)."),
     "map": (
         "Two together",
-        "Where good trials are: the stronger the colour the better the rank; the ring is the best.",
+        "Every trial that has both: the stronger the colour the better the rank; a ring is around the best of all.",
     ),
-    "slice-1": ("One alone", "Every trial; the ring is the best."),
-    "slice-2": ("Another alone", "Every trial; the ring is the best."),
+    "slice-1": ("One alone", "Every trial that has it; a ring is around the best of all."),
+    "slice-2": ("Another alone", "Every trial that has it; a ring is around the best of all."),
     "slots": ("Slots", "What ran where, and when. Where a row is empty, the slot was idle."),
 }
 WIDE = {"parallel", "slots"}
+# Those with the metric upwards.
+VALUED = {"best", "front-1", "front-2", "curves", "slice-1", "slice-2"}
 
 
 def page(
@@ -62,7 +64,7 @@ def page(
         "tiles": "".join(_tile(*tile) for tile in _tiles(spec, records, best)),
         "winner": _winner(folder, best) if best else "",
         "panels": "".join(
-            _panel(name, drawn[name].pop("title", title), hint)
+            _panel(name, drawn[name].pop("title", title), hint + _beyond(name, drawn[name]))
             for name, (title, hint) in PANELS.items()
             if name in drawn
         ),
@@ -149,6 +151,12 @@ def _panel(name: str, title: str, hint: str) -> str:
         f'<section class="card{wide}"><h2>{_text(title)}</h2><p class="hint">{hint}</p>'
         f'<div class="plot" id="{name}" role="img" aria-label="{_text(title)}"></div></section>'
     )
+
+
+def _beyond(name: str, figure: Mapping[str, Any]) -> str:
+    """What a panel says whose axis of the metric does not begin with every value."""
+    cut = name in VALUED and "range" in figure["layout"]["yaxis"]
+    return " Some values are far beyond its axis: a double click shows them." if cut else ""
 
 
 def _filters(records: Sequence[TrialRecord]) -> str:

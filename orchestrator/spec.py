@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator import catalog, sources, wandb_yaml
-from orchestrator.credentials import take_keys, tracking_mode
+from orchestrator.credentials import KEY_CHARACTERS, take_keys, tracking_mode
 from orchestrator.errors import InputError, SpaceError, SpecError
 from orchestrator.limit import Limit
 from orchestrator.naming import (
@@ -480,7 +480,17 @@ def resolve(spec: Spec, now: datetime) -> Spec:
 
 
 def _tracking(tracking: Tracking, environ: Mapping[str, str]) -> Tracking:
-    """Where runs go: as the spec says, else as W&B's own variables do, else as the defaults."""
+    """Where runs go: as the spec says, else as W&B's own variables do, else as the defaults.
+
+    Raises:
+        SpecError: online, with what cannot be a key.
+    """
+    key = environ.get("WANDB_API_KEY", "")
+    if 0 < len(key) < KEY_CHARACTERS and tracking_mode(tracking.mode, environ) == "online":
+        raise SpecError(
+            f"WANDB_API_KEY has {len(key)} characters, and W&B's keys {KEY_CHARACTERS} or more: copy it again, or unset"
+            " it and use `wandb login`; tracking.mode=offline needs none"
+        )
     tags = [tag.strip() for tag in environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
     return tracking.model_copy(
         update={

@@ -125,6 +125,7 @@ class Sweep:
         self._start_s = 0.0
         self._left_open: list[tuple[float, Ended]] = []
         self._desk: Tracking | None = None
+        self._page = ""
         self._control = Control(folder)
         self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
         self._dropped: set[int] = set()
@@ -592,8 +593,16 @@ class Sweep:
                     self.ledger.remember("wandb_sweep", news.sweep_id)
                 case Landed():
                     self._changed(self.ledger.landed(news))
+                    self._say_page(news.url)
                 case Notice():
                     self._view.notice(news.text)
+
+    def _say_page(self, run: str) -> None:
+        """Say once where the sweep is looked at in W&B, told from where a run of it is."""
+        page = f"{run.partition('/runs/')[0]}/sweeps/{self.ledger.recall('wandb_sweep')}"
+        if page != self._page:
+            self._page = page
+            self._view.notice(f"in W&B: {page}")
 
     @contextmanager
     def tracked(self) -> Iterator[None]:

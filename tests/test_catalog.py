@@ -1,6 +1,7 @@
 """Finding trainables, spaces and sweeps: one file is one of them, and nothing is imported to look."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,11 @@ print(sources.load_space("digits") is not None)
     def test_yaml_that_is_none(self) -> None:
         with pytest.raises(InputError, match=r"file\.yaml is not valid YAML, line 2, column \d+: "):
             catalog.parse_yaml("a: 1\nb: [", "file.yaml")
+
+
+def test_a_file_that_is_not_there_is_no_name_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_sweep.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    for given, hint in (("my_swep.yaml", "did you mean 'my_sweep.yaml'?"), ("x.yaml", "is this the right folder?")):
+        with pytest.raises(SpecError, match=re.escape(f"no file '{given}'; {hint}")):
+            catalog.find_sweep(given)

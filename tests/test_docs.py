@@ -7,6 +7,7 @@ import argparse
 import ast
 import csv
 import doctest
+import inspect
 import json
 import re
 import shlex
@@ -268,7 +269,7 @@ def fields_text() -> str:
     }
     parts = []
     for place, model in sections():
-        title, introduction = headings.get(place, (".".join(place), f"{model.__doc__}\n\n"))
+        title, introduction = headings.get(place, (".".join(place), f"{inspect.cleandoc(str(model.__doc__))}\n\n"))
         rows = [row(key, model) for key in model.model_fields]
         table = "\n".join(["| key | takes | default | |", "|---|---|---|---|", *rows])
         parts.append(f"\n## {title}\n\n{introduction}{table}\n")
@@ -278,7 +279,8 @@ def fields_text() -> str:
 def row(key: str, model: type[BaseModel]) -> str:
     field = model.model_fields[key]
     if key in nested() and model is Spec:
-        return f"| `{key}` | a section | | {nested()[key].__doc__} See [below](#{key}). |"
+        first = str(nested()[key].__doc__).partition("\n\n")[0]
+        return f"| `{key}` | a section | | {first} See [below](#{key}). |"
     default = "required" if field.is_required() else f"`{json.dumps(field.get_default())}`"
     return f"| `{key}` | {takes(model, key)} | {default} | {sentences()[model.__name__, key]} |"
 

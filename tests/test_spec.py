@@ -400,3 +400,11 @@ def test_start_from_is_a_file_or_an_artifact(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").touch()
     for name in (str(tmp_path / "x.ckpt"), "team/project/model-a-3:best"):
         assert specs.resolve(specs.read(None, [f"start_from={name}"]), datetime(2026, 11, 21)).start_from == name
+
+
+def test_what_cannot_be_a_key_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    online = specs.read(None, ["tracking.mode=online"])
+    with pytest.raises(SpecError, match=r"WANDB_API_KEY has 5 characters, and W&B's keys 40 or more"):
+        specs.resolve(online, NOW)
+    assert specs.resolve(specs.read(None, ["tracking.mode=offline"]), NOW).tracking.mode == "offline"

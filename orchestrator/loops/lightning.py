@@ -25,10 +25,13 @@ from orchestrator.attempt import Attempt
 from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD
 from orchestrator.errors import SpecError
-from orchestrator.messages import Report, first_line
+from orchestrator.messages import Report
 from orchestrator.predictions import Predictions
 from orchestrator.spec import STRATEGIES, Spec
 from orchestrator.trainable import Trainable
+
+# Of what torch says of weights that do not fit, which it says of each.
+MISFIT_CHARACTERS = 300
 
 
 class Interrupted(Exception):
@@ -107,7 +110,11 @@ def _load_weights(model: pl.LightningModule, path: Path) -> None:
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
     except (RuntimeError, KeyError) as exc:
-        raise SpecError(f"start_from: the checkpoint does not fit {type(model).__name__}: {first_line(exc)}") from exc
+        why = " ".join(str(exc).split())[:MISFIT_CHARACTERS]
+        raise SpecError(
+            f"start_from: the checkpoint does not fit {type(model).__name__}; give what shapes the model the value that"
+            f" it was trained with, in params or as a fixed parameter of the space ({why})"
+        ) from exc
 
 
 def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> pl.Trainer:
