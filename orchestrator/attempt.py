@@ -31,6 +31,7 @@ ENDS_AS = {
     Verdict.PAUSE: Outcome.PAUSED,
     Verdict.STOP: Outcome.STOPPED,
     Verdict.INTERRUPT: Outcome.INTERRUPTED,
+    Verdict.MOVE: Outcome.MOVED,
 }
 
 
@@ -93,7 +94,8 @@ class Attempt:
         """Open the trial's run and say that its workers have begun; when all that it needs is built."""
         wandb_run = self.tracker.open(self.job)
         if self.rank == 0:
-            self._say("started", Started(number=self.job.number, slot=self._slot, wandb_run=wandb_run))
+            started = Started(number=self.job.number, slot=self._slot, wandb_run=wandb_run, workers=self.world_size)
+            self._say("started", started)
 
     # Going on from a checkpoint.
 
@@ -324,6 +326,8 @@ class Attempt:
         """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end."""
         self._last = report
         self.tracker.reported(report)
+        if self.spec.resources.is_elastic:
+            self.tracker.log({"workers": self.world_size})
         if final:
             self._unsent, self.stopped = report, True
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
@@ -25,26 +25,28 @@ class Concurrency:
 def concurrency(resources: Resources, nodes: Sequence[Mapping[str, float]], budget_trials: int) -> Concurrency:
     """Trials at once on a cluster that can have these nodes, what each offers in Ray's resource names.
 
-    A worker lies on one node: one of two GPUs does not fit on two nodes with one each.
+    A worker lies on one node: one of two GPUs does not fit on two nodes with one each. A trial that may do with fewer
+    workers counts with all of them, where there is room for as many.
 
     Raises:
         SpecError: not one fits, or fewer than were asked for.
     """
-    need = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * resources.gpus_per_worker}
     have = {name: sum(node.get(name, 0.0) for node in nodes) for name in {name for node in nodes for name in node}}
     slot_cpu = 0 if HEAD in have else SLOT_SHARE
+    there = sum(_fit(resources, node, slot_cpu) for node in nodes)
+    workers = max(resources.fewest_workers, min(resources.most_workers, there))
+    need = {"CPU": workers * resources.cpus_per_worker, "GPU": workers * resources.gpus_per_worker}
     fits = {"CPU": _whole(have.get("CPU", 0.0) / (need["CPU"] + slot_cpu))}
     if need["GPU"]:
-        fits["GPU"] = _workers(resources.gpus_per_worker, have.get("GPU", 0.0)) // resources.workers
+        fits["GPU"] = _workers(resources.gpus_per_worker, have.get("GPU", 0.0)) // workers
     scarce = min(fits, key=lambda name: fits[name])
     needs = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in need.items() if amount)
     possible = f"{have.get(scarce, 0):g} {scarce}{'s' if have.get(scarce, 0) != 1 else ''}"
     what = f"a trial needs {needs} (resources.workers={resources.workers}), and there can be {possible}"
-    workers = sum(_fit(resources, node, slot_cpu) for node in nodes)
-    if workers // resources.workers < fits[scarce]:
+    if there // workers < fits[scarce]:
         scarce = "nodes"
-        fits[scarce] = workers // resources.workers
-        what += f", on nodes that hold {workers} such worker{'s' if workers != 1 else ''}"
+        fits[scarce] = there // workers
+        what += f", on nodes that hold {there} such worker{'s' if there != 1 else ''}"
     if not fits[scarce]:
         raise SpecError(f"resources: {what}; ask for less, or start the sweep where there is more")
     if isinstance(resources.concurrency, int):
@@ -59,9 +61,22 @@ def concurrency(resources: Resources, nodes: Sequence[Mapping[str, float]], budg
     return Concurrency(trials=fits[scarce], reason=what)
 
 
+def workers_that_fit(resources: Resources, free: Iterable[Mapping[str, float]]) -> int:
+    """Workers of one trial, up to the most that it asks for, that there is room for on nodes with so much free."""
+    return min(resources.most_workers, sum(_fit(resources, node, 0) for node in free))
+
+
+def wanted(resources: Resources, trials: int) -> list[dict[str, float]]:
+    """What the cluster should grow to hold, a worker each, for trials at once that make do with less meanwhile."""
+    if not resources.is_elastic:
+        return []  # what waits for room asks for it
+    worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    return [{name: amount for name, amount in worker.items() if amount}] * (trials * resources.most_workers)
+
+
 def _fit(resources: Resources, node: Mapping[str, float], slot_cpu: float) -> int:
     """Workers that fit on one node; slots that take CPUs take them, at most, where the workers are."""
-    fits = _whole(node.get("CPU", 0.0) / (resources.cpus_per_worker + slot_cpu / resources.workers))
+    fits = _whole(node.get("CPU", 0.0) / (resources.cpus_per_worker + slot_cpu / resources.fewest_workers))
     return min(fits, _workers(resources.gpus_per_worker, node.get("GPU", 0.0))) if resources.gpus_per_worker else fits
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.capacity import HEAD
@@ -64,6 +64,31 @@ def nodes() -> list[Mapping[str, float]]:
         most: list[Mapping[str, float]] = [dict(group.resources) for group in groups for _ in range(group.max_count)]
         most += [node for node in now if HEAD in node]  # of the head there are none to come
         return max(now, most, key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes))
+
+
+def free() -> dict[str, Mapping[str, float]]:
+    """What is free now on each node of the connected cluster that is to stay, by the node's id."""
+    from ray._private.state import available_resources_per_node, state
+
+    going = state.get_draining_nodes()
+    return {node_id: have for node_id, have in available_resources_per_node().items() if node_id not in going}
+
+
+@contextmanager
+def wanted(bundles: Sequence[Mapping[str, float]]) -> Iterator[None]:
+    """Let the connected cluster's autoscaler bring nodes for so much, whether or not something waits for them."""
+    if not bundles:
+        yield
+        return
+    from ray.autoscaler.sdk import request_resources
+    from ray.exceptions import RayError
+
+    request_resources(bundles=[dict(bundle) for bundle in bundles])
+    try:
+        yield
+    finally:
+        with suppress(RayError, RuntimeError):  # the cluster is gone
+            request_resources(bundles=[])
 
 
 @contextmanager

@@ -22,6 +22,10 @@ class Stretch(Protocol):
     def ended(self) -> datetime | None:
         """When it left it."""
 
+    @property
+    def workers(self) -> int:
+        """How many trained it."""
+
 
 class Trial(Ranked, Protocol):
     """What is read of a trial."""
@@ -85,14 +89,13 @@ def gpu_hours(spec: Spec, trials: Sequence[Trial], now: datetime) -> float:
 
     A stretch whose end was not seen counts as nothing, unless its trial may still be in it.
     """
-    gpus = spec.resources.workers * spec.resources.gpus_per_worker
     seconds = 0.0
     for trial in trials:
         for index, stretch in enumerate(trial.attempts):
             runs = trial.state == "RUNNING" and index == len(trial.attempts) - 1
             if (ended := stretch.ended or (now if runs else None)) is not None:
-                seconds += (ended - stretch.started).total_seconds()
-    return gpus * seconds / 3600
+                seconds += stretch.workers * (ended - stretch.started).total_seconds()
+    return spec.resources.gpus_per_worker * seconds / 3600
 
 
 def since_improvement(goal: Goal, trials: Sequence[Trial]) -> int:

@@ -57,6 +57,8 @@ class Attempt:
     started: datetime
     ended: datetime | None
     """None while it runs, and where its end was not seen: it was retried, or the sweep was killed."""
+    workers: int
+    """How many trained it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +231,8 @@ class Ledger:
             return self._records[started.number]
         trial = self._trial(started.number)
         attempts = trial.user_attrs.get("attempts", [])
-        trial.set_user_attr("attempts", [*attempts, {"slot": started.slot, "started": _now().isoformat()}])
+        attempt = {"slot": started.slot, "started": _now().isoformat(), "workers": started.workers}
+        trial.set_user_attr("attempts", [*attempts, attempt])
         if started.wandb_run:
             trial.set_user_attr("wandb_run", started.wandb_run)
         return self._refresh(started.number)
@@ -455,12 +458,13 @@ def _cut_unfinished_line(path: Path) -> None:
             journal.truncate(whole)
 
 
-def _attempt(noted: Mapping[str, str]) -> Attempt:
+def _attempt(noted: Mapping[str, Any]) -> Attempt:
     ended = noted.get("ended")
     return Attempt(
         slot=noted["slot"],
         started=datetime.fromisoformat(noted["started"]),
         ended=datetime.fromisoformat(ended) if ended else None,
+        workers=noted.get("workers", 1),  # of before they were noted
     )
 
 

@@ -46,6 +46,7 @@ class Verdict(StrEnum):
     PAUSE = "pause"
     STOP = "stop"
     INTERRUPT = "interrupt"
+    MOVE = "move"  # leave, with the same trial to go on: there is room for more workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ class Started:
     slot: str
     wandb_run: str | None
     """The run's URL where it is online, else its folder, relative to the sweep's; None where there is no run."""
+    workers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

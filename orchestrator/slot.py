@@ -19,7 +19,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.train.v2._internal.execution.callback import ControllerCallback  # what RunConfig.callbacks takes as well
 from ray.util.placement_group import NODE_ID_LABEL_KEY, placement_group_table
 
-from orchestrator import failures
+from orchestrator import capacity, cluster, failures
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Ended, Event, Job, Lost, Notice, Outcome, Place, Report, Verdict, first_line
 from orchestrator.process_group import ProcessGroup
@@ -34,6 +34,10 @@ MAX_FAILED_RUNS = 3
 POLL_S = 2.0
 # How long Ray may take to find a node dead: about a minute with its own health checks, less with cluster.yaml's.
 NODE_DEATH_S = 90.0
+# How often a trial that trains with fewer workers than it asks for looks for room for more.
+GROW_EVERY_S = 30.0
+# How long what a worker group had, or a node that comes, may take to be there for the next one.
+SETTLE_S = 5.0
 # After which a trial that no workers have taken is said to wait for nodes; a start on a busy machine takes less.
 WAITING_S = 60.0
 
@@ -56,6 +60,7 @@ class Slot(tune.Trainable):
         self._live = False  # a trial was handed out and has not ended
         self._abandon = False
         self._assigned_at, self._said_that_it_waits = 0.0, False
+        self._workers, self._looked_at, self._grows = self._spec.resources.most_workers, 0.0, False
         self._take(config)
         self._group = threading.Thread(target=self._keep_group, name="worker-group", daemon=True)
         self._group.start()
@@ -70,7 +75,8 @@ class Slot(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         if self._live:
-            self._call("answer", Verdict.CONTINUE)
+            self._grows = self._can_grow()
+            self._call("answer", Verdict.MOVE if self._grows else Verdict.CONTINUE)
         else:
             self._assign()
         while True:
@@ -85,7 +91,8 @@ class Slot(tune.Trainable):
                     self._abandon = event.outcome in (Outcome.INTERRUPTED, Outcome.PRUNED)
                     return self._result(event, done=True)
                 case Lost() if failures.is_moved(outcome=self._cause(event), moves=self._job.moves):
-                    self._job = replace(self._job, moves=self._job.moves + 1, start_from=None)
+                    moves = self._job.moves + (not self._grows)  # for once it was not the nodes
+                    self._job = replace(self._job, moves=moves, start_from=None)
                     self._assign()
                 case Lost():
                     self._live = False
@@ -127,7 +134,7 @@ class Slot(tune.Trainable):
         self._report, self._curve, self._said_that_it_waits = None, dict(self._job.curve), False
 
     def _assign(self) -> None:
-        self._live, self._assigned_at = True, time.monotonic()
+        self._live, self._assigned_at, self._grows = True, time.monotonic(), False
         self._call("assign", self._job)
 
     def _leave(self) -> bool:
@@ -166,15 +173,16 @@ class Slot(tune.Trainable):
         """Tell the user, once, of a trial that no workers take for long: the cluster may have to grow for them."""
         if self._said_that_it_waits or time.monotonic() - self._assigned_at < WAITING_S:
             return
+        free, needs = ray.available_resources(), self._spec.resources
         pending = {"PENDING", "RESCHEDULING"} & {group["state"] for group in placement_group_table().values()}
-        if pending and self._call("is_waiting"):
+        if (pending or needs.is_elastic) and self._call("is_waiting"):
             self._said_that_it_waits = True
-            free, needs = ray.available_resources(), self._spec.resources
             there = ", ".join(
                 f"{free.get(name, 0):g} {name}s" for name in ("CPU", "GPU") if ray.cluster_resources().get(name)
             )
             text = (
-                f"trial {self._job.number} waits for nodes: it needs {needs.workers} x {needs.cpus_per_worker:g} CPUs"
+                f"trial {self._job.number} waits for nodes: it needs {needs.fewest_workers} x"
+                f" {needs.cpus_per_worker:g} CPUs"
                 + (f" and {needs.gpus_per_worker:g} GPUs" if needs.gpus_per_worker else "")
                 + f"; free now: {there or 'nothing'}"
             )
@@ -194,8 +202,15 @@ class Slot(tune.Trainable):
         """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
         failed = 0
         while not self._closed.is_set():
-            # Workers may fail for ever, each time with a trial; a group that cannot start may not.
-            trainer = worker_group(self._spec, self._board, self._slot, self._place, max_failures=-1)
+            if self._spec.resources.is_elastic and not self._has_counted():
+                continue
+            # Workers may fail for ever, each time with a trial; a group that cannot start may not. One that may have
+            # another size is not replaced by one of the same.
+            failures_left = 0 if self._spec.resources.is_elastic else -1
+            trainer = worker_group(
+                self._spec, self._board, self._slot, self._place, workers=self._workers, max_failures=failures_left
+            )
+            self._looked_at = time.monotonic()
             try:
                 trainer.fit()
                 failed = 0
@@ -206,16 +221,47 @@ class Slot(tune.Trainable):
                     self._broken = cause
                     return
 
+    def _has_counted(self) -> bool:
+        """Decide how many workers the next group has: as many as there is room for, once a trial waits for them.
 
-def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, max_failures: int) -> Any:
+        Not before: until then it may be that Ray has yet to find out that a node is gone.
+        """
+        resources, waited_s = self._spec.resources, 0.0
+        while not self._closed.wait(1.0):
+            if not self._call("is_waiting"):
+                continue
+            room = self._room()
+            if room >= resources.most_workers or (room >= resources.fewest_workers and waited_s >= SETTLE_S):
+                self._workers = room
+                return True
+            waited_s += 1.0
+        return False
+
+    def _can_grow(self) -> bool:
+        """Whether there is room, looked for now and then, for more workers than the trial has."""
+        missing = self._spec.resources.most_workers - self._workers
+        if missing <= 0 or time.monotonic() - self._looked_at < GROW_EVERY_S:
+            return False
+        self._looked_at = time.monotonic()
+        return self._room() > 0
+
+    def _room(self) -> int:
+        """Workers that there is room for now, beside those that there are."""
+        bad = ray.get(self._board.avoided.remote(_nodes_that_train()))
+        free = [node for node_id, node in cluster.free().items() if node_id not in bad]
+        return capacity.workers_that_fit(self._spec.resources, free)
+
+
+def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, workers: int, max_failures: int) -> Any:
     """The Ray Train run whose workers serve a slot, to be `fit`.
 
     Args:
-        spec: what a worker is, and how many there are.
+        spec: what a worker is.
         board: where workers get their trials.
         slot: its name there.
         place: where the sweep was started.
-        max_failures: how often workers are replaced; -1 for ever.
+        workers: how many.
+        max_failures: how often they are replaced; -1 for ever.
     """
     from ray.train.torch import TorchTrainer
 
@@ -233,7 +279,7 @@ def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, max_failure
         },
         torch_config=ProcessGroup(backend="nccl" if resources.gpus_per_worker >= 1 else "gloo"),
         scaling_config=train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=per_worker,
         ),
@@ -272,9 +318,13 @@ class _Avoid(ControllerCallback):
         self._board = board
 
     def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        bad = ray.get(self._board.avoided.remote(alive))
+        bad = ray.get(self._board.avoided.remote(_nodes_that_train()))
         return {NODE_ID_LABEL_KEY: f"!in({','.join(bad)})"} if bad else None
+
+
+def _nodes_that_train() -> list[str]:
+    """The nodes that are alive and have CPUs, by id."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _node_is_gone(exc: Exception) -> bool:

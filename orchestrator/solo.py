@@ -75,7 +75,10 @@ class _Group(Thread):
         place = Place(folder=os.getcwd(), environ={})
         try:
             for _ in range(self._groups):
-                worker_group(self._spec, self._board, self.slot, place, max_failures=0).fit()
+                worker_group(
+                    self._spec, self._board, self.slot, place,
+                    workers=self._spec.resources.fewest_workers, max_failures=0,
+                ).fit()  # fmt: skip
         except Exception as exc:  # noqa: BLE001 - whatever it is, who waits for the trial must hear of it
             self.error = first_line(exc)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -53,6 +54,17 @@ def _concurrency(value: object) -> object:
     raise ValueError("concurrency is 'auto' or a whole number from 1")
 
 
+def _workers(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, str) and (found := RANGE.fullmatch(value.strip())):
+        low, high = map(int, found.groups())
+        if 1 <= low < high:
+            return f"{low}..{high}"
+    raise ValueError("workers are a whole number from 1, such as 2, or from the fewest to the most, such as 2..8")
+
+
+RANGE = re.compile(r"(\d+) *\.\. *(\d+)")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
 
 
@@ -194,8 +206,9 @@ class Budget(_Section):
 class Resources(_Section):
     """What one trial gets, and how many run at once."""
 
-    workers: Whole = Field(default=1, ge=1)
-    """Worker processes (ranks) of a trial."""
+    workers: Annotated[int | str, BeforeValidator(_workers)] = 1
+    """Worker processes (ranks) of a trial; `2..8` is as many as there is room for, from 2 to 8: a trial that loses
+    nodes goes on with fewer, and grows again when there are more."""
     cpus_per_worker: Number = Field(default=1, gt=0)
     """CPUs of a worker; fractions are allowed."""
     gpus_per_worker: Number = Field(default=0, ge=0)
@@ -207,6 +220,21 @@ class Resources(_Section):
     `fsdp`, or `package.module:NAME`, which is called and returns a strategy of Lightning's."""
     concurrency: Annotated[int | Literal["auto"], BeforeValidator(_concurrency)] = "auto"
     """Trials at once; `auto` is as many as the cluster can have."""
+
+    @property
+    def fewest_workers(self) -> int:
+        """Without which a trial waits."""
+        return int(str(self.workers).partition("..")[0])
+
+    @property
+    def most_workers(self) -> int:
+        """With which it has all that it asks for."""
+        return int(str(self.workers).rpartition("..")[2])
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether their number may change while a trial trains."""
+        return self.fewest_workers < self.most_workers
 
 
 # Hyperparameters, prefix aside, that `training` gives a meaning to.
@@ -724,7 +752,13 @@ def _problems_with_training(spec: Spec, space: Space) -> Iterator[str]:
     training, named = spec.training, {plain_name(name) for name in (*spec.params, *space)}
     if training.batch_size == "global" and not named & set(BATCH_SIZES):
         yield "training.batch_size is 'global', but neither params nor the space says how large: give batch_size"
-    if training.batch_size == "largest" and (spec.resources.workers > 1 or spec.resources.strategy != "auto"):
+    if training.batch_size == "global" and spec.resources.is_elastic:
+        yield (
+            "training.batch_size is 'global', which not every number of workers can share evenly, and"
+            f" resources.workers is {spec.resources.workers}; use training.batch_size=per_worker, or a fixed number of"
+            " workers"
+        )
+    if training.batch_size == "largest" and (spec.resources.most_workers > 1 or spec.resources.strategy != "auto"):
         yield (
             "training.batch_size is 'largest', which is found on one worker only (Lightning's Tuner); set"
             " resources.workers=1 and resources.strategy=auto"

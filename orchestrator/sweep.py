@@ -854,9 +854,9 @@ def _run(
     stack.enter_context(sweep.signals())  # also while Ray starts, which takes seconds
     stack.enter_context(sweep.tracked())
     stack.enter_context(cluster.connected())
-    stack.enter_context(
-        sweep.signals()
-    )  # Ray has put handlers of its own in their place (ray/_private/worker.py, init)
+    stack.enter_context(cluster.wanted(capacity.wanted(spec.resources, at_once.trials)))
+    # Ray has put handlers of its own in their place (ray/_private/worker.py, init)
+    stack.enter_context(sweep.signals())
     sweep.run(at_once.trials)
     return sweep
 

@@ -10,6 +10,7 @@ from conftest import S3_KEYS, Sweeps, clean_environment, make_sweeps, temporary
 from test_sweep import PROBE, options, space, trained
 
 from benchmarks.nodes import Nodes, brought_up
+from orchestrator import runlog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -72,3 +73,39 @@ def test_nodes_that_go_cost_no_attempt(sweeps_there: Sweeps, nodes: Nodes) -> No
     assert sum(trained(sweeps.folder).values()) == 4  # what was checkpointed is not trained again
     stored.download_tree("wandb")
     assert len(stored.run_files("moved-0")) in (2, 3)  # one run: what a killed rank 0 logged is gone with its node
+
+
+def test_a_trial_goes_on_with_fewer_workers_and_grows_again(sweeps_there: Sweeps, nodes: Nodes) -> None:
+    sweeps = sweeps_there
+    for _ in range(2):
+        nodes.add(1)
+    process = sweeps.start(
+        "search", *PROBE, "name=elastic", "search.sampler=grid", "schedule.scheduler=none", "schedule.max_epochs=9999",
+        "failures.retries=0", f"params.folder={sweeps.folder}", "params.step_s=0.3", "resources.workers=1..2",
+        space(x=options(0.25)),
+    )  # fmt: skip
+
+    def epochs(rank: int) -> int:
+        """How many a rank has trained so far; the second is not there while there is one worker only."""
+        file = sweeps.folder / f"epochs-{rank}.txt"
+        return sum(trained(sweeps.folder, rank).values()) if file.exists() else 0
+
+    sweeps.until("elastic", lambda _: epochs(1) >= 2)
+    nodes.kill(0)
+    alone = epochs(1)
+    at = epochs(0)
+    sweeps.until("elastic", lambda _: epochs(0) >= at + 4)
+    assert epochs(1) <= alone + 1  # what was under way when the node died
+    nodes.add(1)
+    at = epochs(1)
+    sweeps.until("elastic", lambda _: epochs(1) >= at + 2)
+    assert "elastic is cancelled" in sweeps.run("cancel", "elastic")
+    sweeps.end(process)
+    (trial,) = sweeps.results("elastic")["trials"]
+    assert trial["state"] == "RUNNING"  # it would go on
+    assert max(trained(sweeps.folder).values()) <= 2  # the epoch in which the node died
+    stored = sweeps.stored("elastic")
+    stored.download_tree("wandb")
+    runs = stored.run_files("elastic-0")
+    assert any(runlog.has_row(run, "workers", workers=1) for run in runs)
+    assert any(runlog.has_row(run, "workers", workers=2) for run in runs)

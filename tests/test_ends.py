@@ -28,6 +28,7 @@ SPACE: dict[str, Any] = {
 class Stretch:
     started: datetime
     ended: datetime | None
+    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class TestEnds:
         runs = Trial(1, state="RUNNING", attempts=(Stretch(NOW - hour / 2, None),))
         # Two workers with half a GPU each; an end that was not seen counts as nothing.
         assert ends.gpu_hours(spec, [ran, runs], NOW) == pytest.approx(1.5)
+        shrunk = Trial(2, attempts=(Stretch(NOW - 3 * hour, NOW - hour, workers=1),))
+        assert ends.gpu_hours(spec, [shrunk], NOW) == pytest.approx(1.0)
         assert reached(spec, ran, runs) is None
         longer = Trial(1, state="RUNNING", attempts=(Stretch(NOW - hour, None),))
         assert reached(spec, ran, longer) == ends.End(reason="budget.gpu_hours=2 are used up", at_once=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator import failures, naming, ranking
-from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency
+from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency, wanted, workers_that_fit
 from orchestrator.credentials import has_key, redacted, take_keys, to_workers, tracking_mode
 from orchestrator.errors import SpecError
 from orchestrator.messages import Outcome
@@ -170,6 +170,8 @@ class TestCapacity:
             (8, 2, {"gpus_per_worker": 0.5, "workers": 2}, 2),
             (8, 4, {"gpus_per_worker": 2}, 2),
             (3, 4, {"gpus_per_worker": 1}, 3),
+            (8, 0, {"workers": "2..4"}, 2),
+            (3, 0, {"workers": "2..4"}, 1),  # with fewer than it would have
         ],
     )
     def test_as_many_as_fit(self, cpus: float, gpus: float, resources: dict[str, Any], trials: int) -> None:
@@ -198,10 +200,19 @@ class TestCapacity:
         with pytest.raises(SpecError, match=r"there can be 2 GPUs, on nodes that hold 0 such workers"):
             at_once(one_gpu, one_gpu, gpus_per_worker=2)
 
+    def test_room_for_the_workers_of_one_trial(self) -> None:
+        elastic = Resources(workers="2..4", gpus_per_worker=1)
+        free = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 0.5, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, {HEAD: 1.0}]
+        assert workers_that_fit(elastic, free) == 3
+        assert workers_that_fit(elastic, free * 2) == 4
+        assert wanted(elastic, 2) == [{"CPU": 1, "GPU": 1}] * 8
+        assert wanted(Resources(workers=4), 2) == []  # it waits for them itself
+
     @pytest.mark.parametrize(
         ("have", "resources", "message"),
         [
             ({"CPU": 2}, {"workers": 3}, "a trial needs 3 CPUs (resources.workers=3), and there can be 2 CPUs; ask"),
+            ({"CPU": 2}, {"workers": "3..4"}, "needs 3 CPUs (resources.workers=3..4), and there can be 2 CPUs;"),
             ({"CPU": 2}, {"gpus_per_worker": 0.5}, "a trial needs 1 CPU and 0.5 GPUs (resources.workers=1), and there "
                                                    "can be 0 GPUs; ask for"),
             ({"CPU": 2}, {"concurrency": 3}, "resources.concurrency is 3, but a trial needs 1 CPU (resources.workers=1)"

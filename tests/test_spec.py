@@ -39,6 +39,9 @@ def problem(*overrides: str, **changes: Any) -> str:
     return found[0]
 
 
+WORKERS = "workers are a whole number from 1, such as 2, or from the fewest to the most, such as 2..8"
+
+
 class TestKeys:
     @pytest.mark.parametrize(
         ("override", "start"),
@@ -109,7 +112,9 @@ class TestValues:
             ("budget.wall_time_s=.inf", "budget.wall_time_s is inf; input should be a finite number"),
             ("search.seed=-1", "search.seed is -1; write a number from 0"),
             ("search.seed=4294967296", "search.seed is 4294967296; write a number below 4294967296"),
-            ("resources.workers=many", "resources.workers is 'many'; write a whole number, such as 10"),
+            ("resources.workers=many", f"resources.workers is 'many'; {WORKERS}"),
+            ("resources.workers=0", f"resources.workers is 0; {WORKERS}"),
+            ("resources.workers=8..2", f"resources.workers is '8..2'; {WORKERS}"),
             ("resources.concurrency=0", "resources.concurrency is 0; concurrency is 'auto' or a whole number from 1"),
             ("resources.concurrency=all", "resources.concurrency is 'all'; concurrency is 'auto' or a whole number from"
                                           " 1"),
@@ -132,6 +137,9 @@ class TestValues:
              " many values; give a step, or use sampler=tpe"),
             (["resources.strategy=fsdp"],
              "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"),
+            (["training.batch_size=global", "params.batch_size=8", "resources.workers=1..2"],
+             "training.batch_size is 'global', which not every number of workers can share evenly, and"
+             " resources.workers is 1..2; use training.batch_size=per_worker, or a fixed number of workers"),
             (["training.batch_size=largest", "resources.workers=2"],
              "training.batch_size is 'largest', which is found on one worker only (Lightning's Tuner); set"
              " resources.workers=1 and resources.strategy=auto"),
