@@ -228,7 +228,7 @@ class Slot(tune.Trainable):
         """
         resources, waited_s = self._spec.resources, 0.0
         while not self._closed.wait(1.0):
-            if not self._call("is_waiting"):
+            if not self._call("is_waiting") or not self._call("has_turn"):
                 continue
             room = self._room()
             if room >= resources.most_workers or (room >= resources.fewest_workers and waited_s >= SETTLE_S):

@@ -20,6 +20,8 @@ DIED = "the worker process died (killed, out of memory, or the node is gone)"
 
 # How long workers may take to end their trials when the sweep is interrupted: the user is waiting.
 INTERRUPT_TIMEOUT_S = 20.0
+# How long the slot whose turn it is may take to have its workers there, before another one counts what is free.
+TURN_S = 60.0
 # Worker groups that may die one after the other without having taken a trial: more would only do the same.
 MAX_STILLBORN = 3
 
@@ -56,6 +58,7 @@ class Switchboard:
         self._news: list[Started | Ended | Left | Notice] = []
         self._failed: defaultdict[Node, list[int]] = defaultdict(list)
         self._avoided: list[Node] = []
+        self._turn: tuple[str, float] | None = None
 
     # The sweep's side.
 
@@ -115,6 +118,15 @@ class Switchboard:
         """Whether the slot's trial is one that no worker has taken."""
         line = self._lines[slot]
         return line.job is not None and line.taken_by is None
+
+    async def has_turn(self, slot: str) -> bool:
+        """Whether a slot may decide by what is free: not while another, which has decided, waits for its workers."""
+        if self._turn is not None and self._turn[0] != slot:
+            other, since = self._turn
+            if time.monotonic() - since < TURN_S and await self.is_waiting(other):
+                return False
+        self._turn = slot, time.monotonic()
+        return True
 
     async def next_event(self, slot: str, timeout_s: float) -> Event | None:
         """The next thing that happened to the slot's trial, or None when nothing did for so long.

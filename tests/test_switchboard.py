@@ -426,3 +426,17 @@ class TestNodes:
             assert not await board.is_waiting(S)
 
         play(scenario)
+
+
+def test_slots_count_what_is_free_in_turns() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await board.assign(S, job(0))
+        await board.assign("other", job(1))
+        assert await board.has_turn(S)
+        assert not await board.has_turn("other")
+        assert await board.has_turn(S)
+        await board.join(S, "a", NODES)
+        await board.take(S, "a", 0)
+        assert await board.has_turn("other")
+
+    play(scenario)
