@@ -71,7 +71,6 @@ class Tracker:
 
     def _open(self) -> str | None:
         """Open a part of the run, a file of its own; a trial goes on without where that cannot be."""
-
         self._run = _harmless()  # what the last one was told is gone with it
         if self._off:
             return None
@@ -84,7 +83,6 @@ class Tracker:
             return None
 
     def _open_part(self) -> str:
-
         job, work = self._job, self._folder.work
         if self._parts:  # the SDK names them by the second, and would write over the one before
             time.sleep(1)
@@ -125,10 +123,12 @@ class Tracker:
 
         return Logger(experiment=self._run)
 
-    def log(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
-        """Log numbers in the open run, against the step they belong to."""
+    def log(self, metrics: Mapping[str, Any], *, step: int | None = None) -> None:
+        """Log numbers, or what W&B shows of other kinds, in the open run, against the step they belong to."""
+        self._reopen()
         if self._live:
-            self._run.log({**metrics, **({"trainer/global_step": step} if step is not None else {})})
+            at = {"trainer/global_step": step} if step is not None else {}
+            self._safely(lambda: self._run.log({**metrics, **at}))
 
     def log_images(
         self, key: str, images: Sequence[Any], *, captions: Sequence[str] | None = None, step: int | None = None
@@ -141,7 +141,7 @@ class Tracker:
                 wandb.Image(image, caption=caption)
                 for image, caption in zip(images, captions or itertools.repeat(None, len(images)), strict=True)
             ]
-            self._run.log({key: pictures, **({"trainer/global_step": step} if step is not None else {})})
+            self.log({key: pictures}, step=step)
 
     @property
     def _live(self) -> bool:
