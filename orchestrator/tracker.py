@@ -49,6 +49,9 @@ FOREIGN = (
     "WANDB_RUN_GROUP",  # makes the panels of the sweep's page average over its runs (wandb#4227)
 )
 
+# How long the SDK's service, which nobody waits for, may take to have written a run's end; a moment, as a rule.
+WRITTEN_S = 5.0
+
 
 class Tracker:
     """Opens and closes the run of each trial; on ranks other than 0 everything is a harmless no-op."""
@@ -267,8 +270,11 @@ class Tracker:
         finally:  # else the next trial's init would be given this run again
             run.finish(exit_code=0 if outcome in GOOD else 1)
             self._run = _harmless()
-        if not runlog.has_ended(self._parts[-1]):
-            raise OSError(f"{self._parts[-1]} does not say how it ended")
+        deadline = time.monotonic() + WRITTEN_S
+        while not runlog.has_ended(self._parts[-1]):
+            if time.monotonic() > deadline:
+                raise OSError(f"{self._parts[-1]} does not say how it ended")
+            time.sleep(0.02)
 
     def _init(self, job: Job, work: Path) -> Any:
         import wandb

@@ -80,7 +80,7 @@ def test_a_run_that_the_users_code_finishes_goes_on(stage: Stage) -> None:
     wandb.finish()
     stage.logger.experiment.log({"mine": 1})
     stage.report(3)
-    assert stage.close()
+    assert stage.close(), stage.notices
     stage.assert_whole()
     assert stage.notices == []
 
@@ -103,7 +103,7 @@ def _lose_the_service(folder: Path) -> None:
     os.kill(core, signal.SIGKILL)
     stage.report(2)
     stage.report(3)
-    assert stage.close()
+    assert stage.close(), stage.notices
 
 
 def test_a_disk_that_is_full_for_a_moment_costs_no_epoch(stage: Stage) -> None:
@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_no_epoch(stage: Stage) -> None:
         filler.unlink()
         stage.report(2)
         stage.report(3)
-        assert stage.close()
+        assert stage.close(), stage.notices
         stage.assert_whole()
     finally:
         wandb.teardown()
