@@ -66,10 +66,11 @@ class Tracker:
         self._run = _harmless()
         self._reports: list[Report] = []
         self._parts: list[Path] = []
+        self._opened_at = 0
 
     def open(self, job: Job) -> str | None:
         """Open the trial's run, or go on with it; its folder, relative to the sweep's where it is in there."""
-        self._job, self._reports, self._parts = job, [], []
+        self._job, self._reports, self._parts, self._opened_at = job, [], [], 0
         return self._open()
 
     def _open(self) -> str | None:
@@ -87,8 +88,8 @@ class Tracker:
 
     def _open_part(self) -> str:
         job, work = self._job, self._folder.work
-        if self._parts:  # the SDK names them by the second, and would write over the one before
-            time.sleep(1)
+        while int(time.time()) == self._opened_at:  # the SDK names parts by the second, and would write over this one
+            time.sleep(0.02)
         try:
             self._run = self._init(job, _with_room(work))
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on without
@@ -97,6 +98,7 @@ class Tracker:
             said = f"W&B runs cannot be written to {self._folder.work / 'wandb'} ({first_line(exc)})"
             self._run = self._init(job, _with_room(work))
             self._notify(f"{said}; they are in {work} instead: make room, move them there, and `sync` brings them up")
+        self._opened_at = int(time.time())
         self._parts.append(Path(self._run.settings.sync_file))
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
