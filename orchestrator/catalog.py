@@ -254,6 +254,8 @@ def find_sweep(reference: str) -> Path:
         return known[reference]
     if path.is_dir():
         raise SpecError(f"'{reference}' is a folder; give a sweep's YAML file, or a name from sweeps/")
+    if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", reference) and path.suffix not in (".yaml", ".yml"):
+        raise SpecError(f"no sweep '{reference}'; to set a key of the spec, write {reference}=VALUE")
     is_path = path.suffix or path.with_suffix(".yaml").is_file()
     files = {str(file): file for file in path.parent.glob("*.y*ml")} if is_path else {}
     if path.suffix in (".yaml", ".yml"):

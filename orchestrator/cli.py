@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,10 @@ examples:
 """
 
 
+# What argparse says of a word that it does not know.
+CHOICE = re.compile(r"argument \S+: invalid choice: '(.*)' \(choose from (.+)\)")
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other mistake is said."""
 
@@ -34,6 +39,9 @@ class _Parser(argparse.ArgumentParser):
         Raises:
             InputError: always.
         """
+        if wrong := CHOICE.fullmatch(message):
+            known = re.findall(r"'(.+?)'", wrong[2])
+            message = f"no '{wrong[1]}' here{near_miss(wrong[1], known) or ';'} there are: {', '.join(known)}"
         raise InputError(f"{message.replace(', key=value', '')}; `{self.prog} --help` tells more")
 
 

@@ -603,6 +603,9 @@ def _sentence(error: Any) -> str:
             return f"{key} is {value!r}{near_miss(str(value), known) or ';'} it is one of {', '.join(known)}"
         case "value_error":
             return f"{key} is {value!r}; {error['ctx']['error']}"
+        case "string_pattern_mismatch":  # of W&B's projects
+            of_whom = "ENTITY/PROJECT or " if place[-1] == "runs" else ""
+            return f"{key} is {value!r}; write {of_whom}PROJECT, a name without any of / \\ # ? % :"
         case "model_type" | "model_attributes_type":
             return f"{key} is {value!r}; it is a section, with the keys {', '.join(_keys_at(place))}"
         case kind if kind in NUMBER_RULES:

@@ -342,3 +342,14 @@ def test_resume_notices_that_the_space_changed(
     assert "--as-recorded goes on with the space as it was" in err
     code, _, err = run(capsys, "resume", "small", "goal=minimize", "--as-recorded")
     assert err == "error: goal is part of what the sweep is, and stays; start a new sweep for another\n"
+
+
+def test_a_word_that_a_verb_does_not_know_gets_the_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["spaces", "lst"]) == 2
+    assert (
+        "no 'lst' here; did you mean 'list'? there are: list, show, validate, diff, export" in capsys.readouterr().err
+    )
+    assert cli.main(["search", "budget.trials"]) == 2
+    assert "to set a key of the spec, write budget.trials=VALUE" in capsys.readouterr().err
+    assert cli.main(["search", "tracking.project=a/b", "--dry-run"]) == 2
+    assert "write PROJECT, a name without any of / \\ # ? % :" in capsys.readouterr().err
