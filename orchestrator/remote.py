@@ -51,7 +51,8 @@ class Head:
         text = base64.b64encode(yaml.safe_dump(data, sort_keys=False).encode()).decode()
         path = f"~/sweeps/{name}.yaml"
         sweep = f"cd {THERE} && exec python -m orchestrator.search {path}"
-        job = f"ray job submit --no-wait --submission-id {name} -- bash -lc {shlex.quote(sweep)}"
+        # No login shell: its profile would undo the PATH that Ray was started with.
+        job = f"ray job submit --no-wait --submission-id {name} -- bash -c {shlex.quote(sweep)}"
         done = self._exec(f"set -eu; mkdir -p ~/sweeps; echo {text} | base64 -d > {path}; {job}", capture=True)
         if done.returncode:
             raise SweepError(f"the head of {self._file} did not take the sweep: {_last_lines(done)}")

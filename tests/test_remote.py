@@ -1,4 +1,4 @@
-"""The way from a laptop to a head, against a double of `ray exec` (run by hand on real hosts)."""
+"""The way from a laptop to a head, against a double of `ray exec`; the real one is in tests/test_hosts.py."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_sweep_arrives_as_it_was_given(file: str, monkeypatch: pytest.MonkeyPa
     assert arrived.space == spec.space
     assert "storage" not in arrived.model_fields_set  # the cluster's own is meant
     assert (tmp_path / "submitted").read_text().splitlines() == [
-        "job", "submit", "--no-wait", "--submission-id", "mine", "--", "bash", "-lc",
+        "job", "submit", "--no-wait", "--submission-id", "mine", "--", "bash", "-c",
         "cd ~/orchestrator && exec python -m orchestrator.search ~/sweeps/mine.yaml",
     ]  # fmt: skip
 
