@@ -399,7 +399,8 @@ class Attempt:
         if self._written is not None:
             self._wait_for(self._written)
         # Not agreed on with the other ranks: of one that was interrupted in mid-step, these may not be listening.
-        if self._answer is not None and (verdict := self._answer.result()) is not Verdict.CONTINUE:
+        # One that is over does not move: the others would not hear of it.
+        if self._answer is not None and (verdict := self._answer.result()) not in (Verdict.CONTINUE, Verdict.MOVE):
             self._stop(ENDS_AS[verdict])
         if self._outcome is Outcome.COMPLETE and self._last is None:
             raise self._nothing_reported(self.spec.metric)

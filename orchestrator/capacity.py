@@ -50,7 +50,7 @@ def concurrency(resources: Resources, nodes: Sequence[Mapping[str, float]], budg
     if not fits[scarce]:
         raise SpecError(f"resources: {what}; ask for less, or start the sweep where there is more")
     if isinstance(resources.concurrency, int):
-        if resources.concurrency > fits[scarce]:
+        if resources.concurrency > max(fits[scarce], there // resources.fewest_workers if resources.is_elastic else 0):
             raise SpecError(
                 f"resources.concurrency is {resources.concurrency}, but {what}: at most {fits[scarce]} at once;"
                 " lower it, or leave it at 'auto'"
@@ -64,14 +64,6 @@ def concurrency(resources: Resources, nodes: Sequence[Mapping[str, float]], budg
 def workers_that_fit(resources: Resources, free: Iterable[Mapping[str, float]]) -> int:
     """Workers of one trial, up to the most that it asks for, that there is room for on nodes with so much free."""
     return min(resources.most_workers, sum(_fit(resources, node, 0) for node in free))
-
-
-def wanted(resources: Resources, trials: int) -> list[dict[str, float]]:
-    """What the cluster should grow to hold, a worker each, for trials at once that make do with less meanwhile."""
-    if not resources.is_elastic:
-        return []  # what waits for room asks for it
-    worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    return [{name: amount for name, amount in worker.items() if amount}] * (trials * resources.most_workers)
 
 
 def _fit(resources: Resources, node: Mapping[str, float], slot_cpu: float) -> int:

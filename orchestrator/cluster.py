@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.capacity import HEAD
@@ -72,23 +72,6 @@ def free() -> dict[str, Mapping[str, float]]:
 
     going = state.get_draining_nodes()
     return {node_id: have for node_id, have in available_resources_per_node().items() if node_id not in going}
-
-
-@contextmanager
-def wanted(bundles: Sequence[Mapping[str, float]]) -> Iterator[None]:
-    """Let the connected cluster's autoscaler bring nodes for so much, whether or not something waits for them."""
-    if not bundles:
-        yield
-        return
-    from ray.autoscaler.sdk import request_resources
-    from ray.exceptions import RayError
-
-    request_resources(bundles=[dict(bundle) for bundle in bundles])
-    try:
-        yield
-    finally:
-        with suppress(RayError, RuntimeError):  # the cluster is gone
-            request_resources(bundles=[])
 
 
 @contextmanager

@@ -237,6 +237,16 @@ class Ledger:
             trial.set_user_attr("wandb_run", started.wandb_run)
         return self._refresh(started.number)
 
+    def left(self, number: int) -> TrialRecord:
+        """A trial's workers are gone, whether or not it is tried again: their stretch of it has ended."""
+        if self._records[number].state != "RUNNING":
+            return self._records[number]
+        trial = self._trial(number)
+        attempts = trial.user_attrs.get("attempts", [])
+        if attempts and "ended" not in attempts[-1]:
+            trial.set_user_attr("attempts", [*attempts[:-1], {**attempts[-1], "ended": _now().isoformat()}])
+        return self._refresh(number)
+
     def landed(self, landed: Landed) -> TrialRecord:
         """A trial's run has got an address in W&B."""
         if self._addresses.get(landed.number) != landed.url:
@@ -381,7 +391,8 @@ class Ledger:
         attributes = trial.user_attrs
         curve = dict(sorted(trial.intermediate_values.items()))
         best = ranking.best_epoch(self._spec.goal, curve)
-        attempts = tuple(_attempt(each) for each in attributes.get("attempts", ()))
+        workers = self._spec.resources.most_workers  # before they were noted, their number was fixed
+        attempts = tuple(_attempt(each, workers) for each in attributes.get("attempts", ()))
         proposed = {**self._spec.params, **distributions.params_of(self._space, trial.params)}
         ending = attributes.get("ending", {})
         changes = tuple(Change(**change) for change in attributes.get("changes", ()))
@@ -458,13 +469,13 @@ def _cut_unfinished_line(path: Path) -> None:
             journal.truncate(whole)
 
 
-def _attempt(noted: Mapping[str, Any]) -> Attempt:
+def _attempt(noted: Mapping[str, Any], workers: int) -> Attempt:
     ended = noted.get("ended")
     return Attempt(
         slot=noted["slot"],
         started=datetime.fromisoformat(noted["started"]),
         ended=datetime.fromisoformat(ended) if ended else None,
-        workers=noted.get("workers", 1),  # of before they were noted
+        workers=noted.get("workers", workers),
     )
 
 

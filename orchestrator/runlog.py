@@ -96,6 +96,14 @@ def has_row(path: Path, key: str, **where: float) -> bool:
     return False
 
 
+def values(path: Path, key: str) -> Counter[float]:
+    """How often a row of history has each value of a metric."""
+    found: Counter[float] = Counter()
+    for _, record in _parsed(path):
+        found.update(json.loads(item.value_json) for item in record.history.item if key in (item.key, *item.nested_key))
+    return found
+
+
 def say_last_words(path: Path, *, outcome: Outcome, error: str | None) -> None:
     """Write for a run whose process is gone how its trial ended; does nothing to one that said so itself.
 

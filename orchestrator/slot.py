@@ -6,6 +6,7 @@ switchboard, and gives Tune an epoch per `step`. The group outlives the trial; s
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import ray
 from ray import train, tune
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.train.v2._internal.execution.callback import ControllerCallback  # what RunConfig.callbacks takes as well
 from ray.util.placement_group import NODE_ID_LABEL_KEY, placement_group_table
 
@@ -60,7 +61,8 @@ class Slot(tune.Trainable):
         self._live = False  # a trial was handed out and has not ended
         self._abandon = False
         self._assigned_at, self._said_that_it_waits = 0.0, False
-        self._workers, self._looked_at, self._grows = self._spec.resources.most_workers, 0.0, False
+        self._workers, self._looked_at, self._grows = self._spec.resources.most_workers, math.inf, False
+        self._grow_every_s, self._lacks_room = GROW_EVERY_S, False
         self._take(config)
         self._group = threading.Thread(target=self._keep_group, name="worker-group", daemon=True)
         self._group.start()
@@ -83,6 +85,8 @@ class Slot(tune.Trainable):
             event = self._next_event()
             match event:
                 case Report():
+                    if math.isinf(self._looked_at) and event.epoch not in self._curve:
+                        self._looked_at = time.monotonic()
                     self._report, self._curve[event.epoch] = event, event.value
                     return self._result(event)
                 case Ended():
@@ -92,7 +96,7 @@ class Slot(tune.Trainable):
                     return self._result(event, done=True)
                 case Lost() if failures.is_moved(outcome=self._cause(event), moves=self._job.moves):
                     moves = self._job.moves + (not self._grows)  # for once it was not the nodes
-                    self._job = replace(self._job, moves=moves, start_from=None)
+                    self._job = replace(self._job, moves=moves, start_from=None, curve=dict(self._curve))
                     self._assign()
                 case Lost():
                     self._live = False
@@ -175,7 +179,7 @@ class Slot(tune.Trainable):
             return
         free, needs = ray.available_resources(), self._spec.resources
         pending = {"PENDING", "RESCHEDULING"} & {group["state"] for group in placement_group_table().values()}
-        if (pending or needs.is_elastic) and self._call("is_waiting"):
+        if (pending or self._lacks_room) and self._call("is_waiting"):
             self._said_that_it_waits = True
             there = ", ".join(
                 f"{free.get(name, 0):g} {name}s" for name in ("CPU", "GPU") if ray.cluster_resources().get(name)
@@ -202,17 +206,15 @@ class Slot(tune.Trainable):
         """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
         failed = 0
         while not self._closed.is_set():
-            if self._spec.resources.is_elastic and not self._has_counted():
-                continue
-            # Workers may fail for ever, each time with a trial; a group that cannot start may not. One that may have
-            # another size is not replaced by one of the same.
-            failures_left = 0 if self._spec.resources.is_elastic else -1
-            trainer = worker_group(
-                self._spec, self._board, self._slot, self._place, workers=self._workers, max_failures=failures_left
-            )
-            self._looked_at = time.monotonic()
             try:
-                trainer.fit()
+                if self._spec.resources.is_elastic and not self._has_counted():
+                    continue
+                # Workers may fail for ever, each time with a trial; a group that cannot start may not. One that may
+                # have another size is not replaced by one of the same.
+                failures_left = 0 if self._spec.resources.is_elastic else -1
+                worker_group(
+                    self._spec, self._board, self._slot, self._place, workers=self._workers, max_failures=failures_left
+                ).fit()
                 failed = 0
             except Exception as exc:  # noqa: BLE001 - whatever it is, the trial must hear of it and be retried
                 cause = f"Ray Train gave up on the worker group: {first_line(exc)}"
@@ -231,8 +233,11 @@ class Slot(tune.Trainable):
             if not self._call("is_waiting") or not self._call("has_turn"):
                 continue
             room = self._room()
-            if room >= resources.most_workers or (room >= resources.fewest_workers and waited_s >= SETTLE_S):
-                self._workers = room
+            self._lacks_room = room < resources.fewest_workers
+            if room >= resources.most_workers or (not self._lacks_room and waited_s >= SETTLE_S):
+                # Where it has not grown, what looked like room was none, and is looked at less and less.
+                self._grow_every_s = GROW_EVERY_S if room > self._workers else 2 * self._grow_every_s
+                self._workers, self._looked_at = room, math.inf
                 return True
             waited_s += 1.0
         return False
@@ -240,15 +245,18 @@ class Slot(tune.Trainable):
     def _can_grow(self) -> bool:
         """Whether there is room, looked for now and then, for more workers than the trial has."""
         missing = self._spec.resources.most_workers - self._workers
-        if missing <= 0 or time.monotonic() - self._looked_at < GROW_EVERY_S:
+        if missing <= 0 or time.monotonic() - self._looked_at < self._grow_every_s:
             return False
         self._looked_at = time.monotonic()
-        return self._room() > 0
+        return self._room() > 0 and bool(self._call("may_grow"))
 
     def _room(self) -> int:
-        """Workers that there is room for now, beside those that there are."""
-        bad = ray.get(self._board.avoided.remote(_nodes_that_train()))
-        free = [node for node_id, node in cluster.free().items() if node_id not in bad]
+        """Workers that there is room for now, beside those that there are; none where Ray does not say."""
+        try:
+            bad = ray.get(self._board.avoided.remote(_nodes_that_train()))
+            free = [node for node_id, node in cluster.free().items() if node_id not in bad]
+        except (RayError, RuntimeError):  # for a moment, as it happens; the next look is in a second
+            return 0
         return capacity.workers_that_fit(self._spec.resources, free)
 
 
@@ -286,7 +294,11 @@ def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, workers: in
         run_config=train.RunConfig(
             name=f"group-{slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
             storage_path=SweepFolder(spec.storage, spec.name or "").ray_url,
-            failure_config=train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),
+            failure_config=train.FailureConfig(
+                max_failures=max_failures,
+                max_preemption_failures=0 if resources.is_elastic else -1,
+                controller_failure_limit=0,
+            ),
             callbacks=[_TellWhy(board, slot), _Avoid(board)],
         ),
     )

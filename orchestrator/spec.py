@@ -678,6 +678,12 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             f"resources.gpus_per_worker is {resources.gpus_per_worker:g}; above 1 it is a whole number, because a GPU"
             " is shared by workers, not a worker's work by parts of GPUs"
         )
+    share = resources.gpus_per_worker
+    if resources.is_elastic and 0 < share < 1 and not (1 / share).is_integer():
+        yield (
+            f"resources.gpus_per_worker is {share:g} and resources.workers {resources.workers}; of a GPU that is shared"
+            " so, nobody knows what is left: use a whole GPU, 0.5 or 0.25, or a fixed number of workers"
+        )
     if spec.budget.gpu_hours is not None and not resources.gpus_per_worker:
         yield "budget.gpu_hours is counted in GPUs, and trials have none; set resources.gpus_per_worker, or wall_time_s"
     if resources.strategy == "fsdp" and not resources.gpus_per_worker:
@@ -760,6 +766,11 @@ def _problems_with_training(spec: Spec, space: Space) -> Iterator[str]:
             "training.batch_size is 'global', which not every number of workers can share evenly, and"
             f" resources.workers is {spec.resources.workers}; use training.batch_size=per_worker, or a fixed number of"
             " workers"
+        )
+    if training.lr_scaling != "none" and spec.resources.is_elastic:
+        yield (
+            f"training.lr_scaling is '{training.lr_scaling}' and resources.workers {spec.resources.workers}, but an"
+            " optimizer that goes on keeps its learning rate: use lr_scaling=none, or a fixed number of workers"
         )
     if training.batch_size == "largest" and (spec.resources.most_workers > 1 or spec.resources.strategy != "auto"):
         yield (

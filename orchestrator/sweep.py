@@ -426,8 +426,11 @@ class Sweep:
                     self._changed(self.ledger.start(news))
                     if self._desk and news.wandb_run:
                         self._desk.follow(news.number, news.wandb_run)
-                case Ended() | Left() if news.number in self._leaving:
-                    self._left(news.number, news.outcome if isinstance(news, Ended) else None)
+                case Ended() | Left():
+                    if isinstance(news, Left):
+                        self._changed(self.ledger.left(news.number))
+                    if news.number in self._leaving:
+                        self._left(news.number, news.outcome if isinstance(news, Ended) else None)
                 case Notice():
                     self._view.notice(news.text)
         for number in [number for number, deadline in self._leaving.items() if deadline < time.monotonic()]:
@@ -528,7 +531,7 @@ class Sweep:
             self._hear_desk()
             if missing:
                 self._view.notice(
-                    f"not, or not wholly, in W&B: {', '.join(missing)}; they are on disk, and go up with"
+                    f"not, or not wholly, in W&B: {', '.join(missing)}; what can still go up does so with"
                     f" `python -m orchestrator sync {self.folder.show('').rstrip('/')}`"
                 )
         self._write_now()
@@ -854,7 +857,6 @@ def _run(
     stack.enter_context(sweep.signals())  # also while Ray starts, which takes seconds
     stack.enter_context(sweep.tracked())
     stack.enter_context(cluster.connected())
-    stack.enter_context(cluster.wanted(capacity.wanted(spec.resources, at_once.trials)))
     # Ray has put handlers of its own in their place (ray/_private/worker.py, init)
     stack.enter_context(sweep.signals())
     sweep.run(at_once.trials)

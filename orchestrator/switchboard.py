@@ -121,12 +121,19 @@ class Switchboard:
 
     async def has_turn(self, slot: str) -> bool:
         """Whether a slot may decide by what is free: not while another, which has decided, waits for its workers."""
-        if self._turn is not None and self._turn[0] != slot:
-            other, since = self._turn
-            if time.monotonic() - since < TURN_S and await self.is_waiting(other):
+        if self._turn is not None:
+            owner, since = self._turn
+            if time.monotonic() - since < TURN_S and await self.is_waiting(owner):
+                return owner == slot
+            if owner == slot:  # it has had its turn
+                self._turn = None
                 return False
         self._turn = slot, time.monotonic()
         return True
+
+    async def may_grow(self, slot: str) -> bool:
+        """Whether what is free is for a slot whose trial trains: only where no other trial waits."""
+        return not any([await self.is_waiting(other) for other in self._lines if other != slot])
 
     async def next_event(self, slot: str, timeout_s: float) -> Event | None:
         """The next thing that happened to the slot's trial, or None when nothing did for so long.

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -64,13 +65,13 @@ class Tracker:
             os.environ.pop(name, None)
         os.environ.update(own_folders(folder.work))
         self._run = _harmless()
-        self._reports: list[Report] = []
+        self._reports: list[tuple[Report, int | None]] = []
         self._parts: list[Path] = []
-        self._opened_at = 0
+        self._step: int | None = None
 
     def open(self, job: Job) -> str | None:
         """Open the trial's run, or go on with it; its folder, relative to the sweep's where it is in there."""
-        self._job, self._reports, self._parts, self._opened_at = job, [], [], 0
+        self._job, self._reports, self._parts = job, [], []
         return self._open()
 
     def _open(self) -> str | None:
@@ -88,17 +89,14 @@ class Tracker:
 
     def _open_part(self) -> str:
         job, work = self._job, self._folder.work
-        while int(time.time()) == self._opened_at:  # the SDK names parts by the second, and would write over this one
-            time.sleep(0.02)
         try:
-            self._run = self._init(job, _with_room(work))
+            self._run = self._init_again(job, _with_room(work))
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on without
             _let_go()  # the SDK holds on to an id whose init failed
             work = Path(tempfile.gettempdir()) / f"orchestrator-{self._folder.name}"
             said = f"W&B runs cannot be written to {self._folder.work / 'wandb'} ({first_line(exc)})"
             self._run = self._init(job, _with_room(work))
             self._notify(f"{said}; they are in {work} instead: make room, move them there, and `sync` brings them up")
-        self._opened_at = int(time.time())
         self._parts.append(Path(self._run.settings.sync_file))
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -124,6 +122,7 @@ class Tracker:
                 return tracker._run
 
             def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+                tracker._step = step
                 tracker._safely(lambda: super(Logger, self).log_metrics(metrics, step))
 
         return Logger(experiment=self._run)
@@ -174,7 +173,7 @@ class Tracker:
 
     def reported(self, report: Report) -> None:
         """Keep the best epoch's metrics beside the newest ones, which W&B shows by their own names."""
-        self._reports.append(report)
+        self._reports.append((report, self._step))
         self._reopen()
         if self._live:
             self._safely(lambda: self._summarize(report))
@@ -197,6 +196,8 @@ class Tracker:
         """Do something with the open run; once more in another part of it where the SDK's service is gone."""
         try:
             act()
+        except (TypeError, ValueError):
+            raise  # what was to be logged cannot be
         except Exception:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on
             self._begin_anew()
             try:
@@ -210,10 +211,13 @@ class Tracker:
         """Go on in another part, with what no part has: the SDK writes no more to one that it once could not write."""
         _let_go()
         self._open()
-        for report in self._reports if self._live else ():
-            name, value = self._spec.metric, report.value
-            if not any(runlog.has_row(part, name, **{name: value}) for part in self._parts):
-                self._run.log({**report.metrics, "epoch": report.epoch - 1})
+        there = sum((runlog.values(part, self._spec.metric) for part in self._parts), Counter[float]())
+        for report, step in self._reports if self._live else ():
+            if there[report.value] > 0:
+                there[report.value] -= 1
+            else:
+                at = {} if step is None else {"trainer/global_step": step}
+                self._run.log({**report.metrics, "epoch": report.epoch - 1, **at})
             self._summarize(report)
 
     def close(
@@ -277,6 +281,14 @@ class Tracker:
             if time.monotonic() > deadline:
                 raise OSError(f"{self._parts[-1]} does not say how it ended")
             time.sleep(0.02)
+
+    def _init_again(self, job: Job, work: Path) -> Any:
+        """Open a part in a folder, the second time with another service: the one there was may have died meanwhile."""
+        try:
+            return self._init(job, work)
+        except Exception:  # noqa: BLE001 - the SDK raises what its service does
+            _let_go()
+            return self._init(job, work)
 
     def _init(self, job: Job, work: Path) -> Any:
         import wandb

@@ -123,6 +123,16 @@ class TestOneTrial:
         first = ledger.report(make_report(0, 1, 0.5))
         assert ledger.report(make_report(0, 1, 0.7)) == first
 
+    def test_a_stretch_ends_where_its_workers_are_lost(self, open_ledger: Open) -> None:
+        ledger = open_ledger(create=True)
+        ledger.ask()
+        ledger.start(Started(number=0, slot="one", wandb_run=None, workers=2))
+        lost = ledger.left(0).attempts[0]
+        assert lost.ended is not None
+        assert ledger.left(0).attempts[0] == lost
+        first, second = ledger.start(Started(number=0, slot="one", wandb_run=None, workers=1)).attempts
+        assert (first, second.workers, second.ended) == (lost, 1, None)
+
     def test_every_attempt_is_kept_and_the_first_is_when_it_started(self, open_ledger: Open) -> None:
         ledger = open_ledger(create=True)
         ledger.ask()

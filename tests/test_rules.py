@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator import failures, naming, ranking
-from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency, wanted, workers_that_fit
+from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency, workers_that_fit
 from orchestrator.credentials import has_key, redacted, take_keys, to_workers, tracking_mode
 from orchestrator.errors import SpecError
 from orchestrator.messages import Outcome
@@ -205,8 +205,7 @@ class TestCapacity:
         free = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 0.5, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, {HEAD: 1.0}]
         assert workers_that_fit(elastic, free) == 3
         assert workers_that_fit(elastic, free * 2) == 4
-        assert wanted(elastic, 2) == [{"CPU": 1, "GPU": 1}] * 8
-        assert wanted(Resources(workers=4), 2) == []  # it waits for them itself
+        assert at_once({"CPU": 8}, workers="2..8", concurrency=4) == 4  # each with fewer than it would have
 
     @pytest.mark.parametrize(
         ("have", "resources", "message"),

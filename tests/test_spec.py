@@ -140,6 +140,12 @@ class TestValues:
             (["training.batch_size=global", "params.batch_size=8", "resources.workers=1..2"],
              "training.batch_size is 'global', which not every number of workers can share evenly, and"
              " resources.workers is 1..2; use training.batch_size=per_worker, or a fixed number of workers"),
+            (["training.lr_scaling=linear", "resources.workers=1..2"],
+             "training.lr_scaling is 'linear' and resources.workers 1..2, but an optimizer that goes on keeps its"
+             " learning rate: use lr_scaling=none, or a fixed number of workers"),
+            (["resources.gpus_per_worker=0.4", "resources.workers=1..2"],
+             "resources.gpus_per_worker is 0.4 and resources.workers 1..2; of a GPU that is shared so, nobody knows"
+             " what is left: use a whole GPU, 0.5 or 0.25, or a fixed number of workers"),
             (["training.batch_size=largest", "resources.workers=2"],
              "training.batch_size is 'largest', which is found on one worker only (Lightning's Tuner); set"
              " resources.workers=1 and resources.strategy=auto"),

@@ -428,15 +428,21 @@ class TestNodes:
         play(scenario)
 
 
-def test_slots_count_what_is_free_in_turns() -> None:
+def test_slots_count_what_is_free_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(board: Switchboard) -> None:
         await board.assign(S, job(0))
         await board.assign("other", job(1))
         assert await board.has_turn(S)
         assert not await board.has_turn("other")
         assert await board.has_turn(S)
+        assert not await board.may_grow(S)  # what is free is for the other's trial
         await board.join(S, "a", NODES)
         await board.take(S, "a", 0)
         assert await board.has_turn("other")
+        assert not await board.may_grow(S)
+        assert await board.may_grow("other")
+        monkeypatch.setattr(switchboard, "TURN_S", 0.0)
+        assert not await board.has_turn("other")  # it has had its turn
+        assert await board.has_turn("third")
 
     play(scenario)

@@ -19,7 +19,7 @@ from orchestrator.messages import Job, Outcome, Report
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 
-SCORES = {1: 0.25, 2: 0.5, 3: 0.75}
+SCORES = {1: 0.25, 2: 0.75, 3: 0.75}
 
 
 class Stage:
@@ -56,8 +56,9 @@ class Stage:
     def assert_whole(self) -> None:
         """Every epoch is in some part of the run, and the last part says how it ended, with its checkpoint."""
         *_, last = parts = self.folder.run_files("s-0")
-        for value in SCORES.values():
-            assert any(runlog.has_row(part, "score", score=value) for part in parts)
+        for epoch, value in SCORES.items():
+            row = {"score": value, "trainer/global_step": epoch}
+            assert any(runlog.has_row(part, "score", **row) for part in parts)
         written = runlog.read(last)
         assert (len(written.checkpoints), written.ended) == (1, True)
 
@@ -94,16 +95,40 @@ def test_the_death_of_the_sdks_service_costs_no_epoch(stage: Stage, tmp_path: Pa
     stage.assert_whole()
 
 
+def _kill_the_service() -> None:
+    children = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
+    (core,) = (int(child) for child in children if "wandb-core" in Path(f"/proc/{child}/comm").read_text())
+    os.kill(core, signal.SIGKILL)
+
+
 def _lose_the_service(folder: Path) -> None:
     stage = Stage(folder)
     stage.open()
     stage.report(1)
-    children = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
-    (core,) = (int(child) for child in children if "wandb-core" in Path(f"/proc/{child}/comm").read_text())
-    os.kill(core, signal.SIGKILL)
+    _kill_the_service()
     stage.report(2)
     stage.report(3)
     assert stage.close(), stage.notices
+
+
+def test_a_service_that_died_between_trials_is_replaced(stage: Stage, tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=_lose_the_service_between, args=[tmp_path])
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    stage.assert_whole()
+
+
+def _lose_the_service_between(folder: Path) -> None:
+    stage = Stage(folder)
+    stage.tracker.open(Job(number=1, params={}, seed=7))
+    assert stage.tracker.close(Outcome.COMPLETE, None)
+    _kill_the_service()
+    stage.open()
+    for epoch in SCORES:
+        stage.report(epoch)
+    assert stage.close(), stage.notices
+    assert stage.notices == []
 
 
 def test_a_disk_that_is_full_for_a_moment_costs_no_epoch(stage: Stage) -> None:
