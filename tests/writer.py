@@ -1,6 +1,7 @@
 """What a worker does with its trials' runs, without training: a process that writes them with the real tracker.
 
-The processes are forked from one that has imported what they need: that takes longer than what they do.
+The processes are forked from one that has imported Lightning, which takes longer than what they do. The SDK they import
+themselves, since it makes a folder where temporary files go at that time, which is each test's own.
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-import wandb
-
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Job, Outcome, Report
 from orchestrator.spec import Spec
-from orchestrator.tracker import Tracker
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lightning.pytorch.loggers", __name__])
+CONTEXT.set_forkserver_preload(["lightning.pytorch.loggers"])
 
 
 class Writer:
@@ -59,6 +57,10 @@ def _write(
     os.environ.update(environment)
     os.chdir(work)
     tempfile.tempdir = None  # it is what the environment says
+    import wandb
+
+    from orchestrator.tracker import Tracker
+
     folder = SweepFolder(storage, "s")
     tracker = Tracker(
         Spec.from_yaml(folder.read_text("sweep.yaml")), folder, 0, lambda text: out.send(("notice", text))
