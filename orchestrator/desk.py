@@ -84,7 +84,7 @@ class Desk:
         self._spec, self._folder, self._out = spec, folder, out
         self._page = Page(spec)
         self._delivery = Delivery(folder, self._page)
-        self._changed = threading.Condition()
+        self._changed, self._telling = threading.Condition(), threading.Lock()
         self._trials: dict[int, _Trial] = {}
         self._sweep_id: str | None = None
         self._state, self._told = "RUNNING", ""
@@ -150,8 +150,7 @@ class Desk:
             if self._connected and self._sweep_id:
                 if winner is not None:
                     self._crown(winner, former)
-                if self._told != state:
-                    self._page.set_state(self._sweep_id, state)
+                self._tell_state()
         missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
         self._say(Delivered(missing=missing))
         with self._changed:
@@ -162,7 +161,8 @@ class Desk:
         """The sweep's process is gone without a last word: nobody runs the sweep now, which its page should say."""
         if self._connected and self._sweep_id and self._state in ("RUNNING", "PAUSED"):
             with self.trouble_is_said():
-                self._page.set_state(self._sweep_id, "PAUSED")
+                self._state, self._closing = "PAUSED", True
+                self._tell_state()
 
     def _crown(self, winner: int, former: Sequence[int]) -> None:
         tracking, run_ids = self._spec.tracking, [self._delivery.run_id(number) for number in former]
@@ -227,19 +227,34 @@ class Desk:
 
     def _look(self) -> None:
         assert self._sweep_id is not None
-        if self._state != self._told and not self._closing:
-            self._page.set_state(self._sweep_id, self._state)
-            self._told = self._state
+        if not self._closing:
+            self._tell_state()
         with self._changed:  # the main thread adds to them
             trials = list(self._trials.values())
         live = {self._delivery.run_id(t.number): t for t in trials if not t.over and not t.stop_told}
         state, stopped = self._page.look(self._sweep_id, list(live))
-        if state in ASKS and state != self._told and self._state == self._told:
-            self._state = self._told = state
+        if state in ASKS and self._take_over(state):
             self._say(Asked(command=ASKS[state], where="on its W&B page"))
         for name in stopped:
             live[name].stop_told = True
             self._say(StopTrial(number=live[name].number))
+
+    def _tell_state(self) -> None:
+        """Say on the page how the sweep stands; one thread at a time, so that what is said last stays."""
+        assert self._sweep_id is not None
+        with self._telling:
+            state = self._state  # while the page answers, it may change again
+            if state != self._told:
+                self._page.set_state(self._sweep_id, state)
+                self._told = state
+
+    def _take_over(self, state: str) -> bool:
+        """Take the page's state for the sweep's, unless that is what it was told, or the sweep's own is newer."""
+        with self._changed:
+            asked = self._state == self._told != state
+            if asked:
+                self._state = self._told = state
+            return asked
 
     # The runs.
 
