@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from orchestrator import runlog
 from orchestrator.credentials import own_folders
-from orchestrator.errors import TrackingError
+from orchestrator.errors import OrchestratorError, TrackingError
 from orchestrator.folder import SweepFolder, sent_marker
 from orchestrator.naming import run_id
 from orchestrator.page import Facts, Page, translated
+from orchestrator.spec import Spec
 
 # How often a sync under way is looked at.
 LOOK_EVERY_S = 0.5
@@ -30,8 +32,8 @@ INIT_TIMEOUT_S = 30.0
 class Delivery:
     """Brings the runs of one sweep to the server."""
 
-    def __init__(self, folder: SweepFolder, page: Page) -> None:
-        self._folder, self._page = folder, page
+    def __init__(self, spec: Spec, folder: SweepFolder, page: Page) -> None:
+        self._spec, self._folder, self._page = spec, folder, page
         os.environ.update(own_folders(folder.work))
 
     def run_id(self, number: int) -> str:
@@ -122,16 +124,44 @@ class Delivery:
         for missing in self.missing([number], evicted=[number] if evicted else []).values():
             raise TrackingError(missing)
 
-    def keep_export(self, number: int) -> None:
-        """Save the model that a trial was exported to with its run, where it was.
+    def conclude(self, tell: Callable[[], None], winner: int | None, former: Sequence[int]) -> dict[str, str]:
+        """Say how the sweep ended and which checkpoint is its best; what W&B did not take of that, and why.
 
-        Raises:
-            TrackingError: W&B does not take it.
+        Args:
+            tell: says on the page how the sweep ended.
+            winner: the trial whose checkpoint is the sweep's best, where there is one.
+            former: those whose were at earlier ends of it.
         """
+        missing: dict[str, str] = {}
+        with named(missing, "how the sweep ended"):
+            tell()
+        if winner is None:
+            return missing
+        tracking, name = self._spec.tracking, self.run_id(winner)
+        with named(missing, f"the alias of {name}'s checkpoint"):
+            self._page.crown(name, [self.run_id(number) for number in former])
+        if tracking.registry:
+            with named(missing, f"the link of {name}'s checkpoint to the registry"):
+                self._page.link(name, tracking.registry, tracking.registry_aliases)
+        with named(missing, f"{name}'s model as ONNX"):
+            self._keep_export(winner)
+        return missing
+
+    def _keep_export(self, number: int) -> None:
+        """Save the model that a trial was exported to with its run, where it was."""
         if self._folder.has(self._folder.onnx(number)):
             with tempfile.TemporaryDirectory() as scratch:
                 path = self._folder.local_copy(self._folder.onnx(number), Path(scratch))
                 self._page.keep(self.run_id(number), path)
+
+
+@contextmanager
+def named(missing: dict[str, str], name: str) -> Iterator[None]:
+    """Note what did not arrive, and why, and go on with the rest."""
+    try:
+        yield
+    except OrchestratorError as exc:
+        missing[name] = str(exc)
 
 
 def _missing(written: Sequence[runlog.Written], facts: Facts | None, *, checkpoints: bool) -> str | None:

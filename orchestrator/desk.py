@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -83,7 +83,7 @@ class Desk:
     def __init__(self, spec: Spec, folder: SweepFolder, out: TextIO) -> None:
         self._spec, self._folder, self._out = spec, folder, out
         self._page = Page(spec)
-        self._delivery = Delivery(folder, self._page)
+        self._delivery = Delivery(spec, folder, self._page)
         self._changed, self._telling = threading.Condition(), threading.Lock()
         self._trials: dict[int, _Trial] = {}
         self._sweep_id: str | None = None
@@ -146,12 +146,9 @@ class Desk:
                 if now > deadline or (now > hopeless and not self._connected):
                     break
                 self._changed.wait(0.5)
-        with self.trouble_is_said():
-            if self._connected and self._sweep_id:
-                if winner is not None:
-                    self._crown(winner, former)
-                self._tell_state()
         missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
+        with self.trouble_is_said():
+            missing += self._conclude(winner, former)
         self._say(Delivered(missing=missing))
         with self._changed:
             self._closed = True
@@ -164,10 +161,14 @@ class Desk:
                 self._state, self._closing = "PAUSED", True
                 self._tell_state()
 
-    def _crown(self, winner: int, former: Sequence[int]) -> None:
-        tracking, run_ids = self._spec.tracking, [self._delivery.run_id(number) for number in former]
-        self._page.crown(self._delivery.run_id(winner), run_ids, tracking.registry, tracking.registry_aliases)
-        self._delivery.keep_export(winner)
+    def _conclude(self, winner: int | None, former: Sequence[int]) -> Iterable[str]:
+        """Say how the sweep ended and what it found, where W&B can be reached; what did not arrive of that."""
+        if not (self._connected and self._sweep_id):
+            return ["how the sweep ended"]
+        missing = self._delivery.conclude(self._tell_state, winner, former)
+        for name, why in missing.items():
+            self._say(Notice(text=f"not in W&B: {name} ({why})"))
+        return missing
 
     def _note(self, number: int, **changes: bool) -> None:
         with self._changed:

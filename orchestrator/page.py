@@ -68,7 +68,7 @@ class Page:
         """
         import wandb
 
-        with translated():
+        with translated(key=True):
             if self._api is None:
                 settings = wandb.Settings(
                     x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_TIMEOUT_S, silent=True
@@ -76,7 +76,7 @@ class Page:
                 wandb.setup(settings=settings)
                 self._api = wandb.Api()
             self.entity = self._spec.tracking.entity or self._api.default_entity
-            self._ask("query Viewer { viewer { entity } }")
+            self._api._service_api.execute_graphql("query Viewer { viewer { entity } }", variables={})
 
     def make_sweep(self, parameters: Mapping[str, Any], command: str | None) -> str:
         """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id."""
@@ -165,35 +165,48 @@ class Page:
                 if BEST not in version.aliases:
                     version.delete(delete_aliases=True)
 
-    def crown(self, run_id: str, former: Iterable[str], collection: str | None, aliases: Sequence[str]) -> None:
-        """Mark a run's best checkpoint as the sweep's, and link it to a collection of the registry on request.
+    def crown(self, run_id: str, former: Iterable[str]) -> None:
+        """Mark a run's best checkpoint as the sweep's.
 
         Args:
             run_id: the winner's run.
             former: the runs of earlier winners, which are the sweep's best no more.
-            collection: of the registry, where it is to be linked to one.
-            aliases: in that collection.
+
+        Raises:
+            TrackingError: W&B has no such checkpoint, cannot be reached, or refuses.
         """
         with translated():
             for version in (version for name in former for version in self._versions(name)):
                 if BEST in version.aliases:
                     version.aliases = [alias for alias in version.aliases if alias != BEST]
                     version.save()
-            best = next((version for version in self._versions(run_id) if "best" in version.aliases), None)
-            if best is None:
-                return
+            best = self._best(run_id)
             if BEST not in best.aliases:
                 best.aliases = [*best.aliases, BEST]
                 best.save()
-            if collection:
-                target = collection if collection.count("/") else f"wandb-registry-{MODEL}/{collection}"
-                best.link(target, aliases=list(aliases) or None)
+
+    def link(self, run_id: str, collection: str, aliases: Sequence[str]) -> None:
+        """Link a run's best checkpoint to a collection of the registry, with aliases there.
+
+        Raises:
+            TrackingError: W&B has no such checkpoint, cannot be reached, or refuses.
+        """
+        target = collection if collection.count("/") else f"wandb-registry-{MODEL}/{collection}"
+        with translated():
+            self._best(run_id).link(target, aliases=list(aliases) or None)
 
     def keep(self, run_id: str, path: Path) -> None:
         """Save a file with a run that has ended, in place of one of that name."""
         with translated():
             run = self._api.run(f"{self.entity}/{self.project}/{run_id}")
             run.upload_file(str(path), root=str(path.parent))
+
+    def _best(self, run_id: str) -> Any:
+        """The version of a run's checkpoint at its best epoch."""
+        for version in self._versions(run_id):
+            if "best" in version.aliases:
+                return version
+        raise TrackingError(f"W&B has no checkpoint of run {run_id} with the alias `best`")
 
     def _versions(self, run_id: str) -> list[Any]:
         """The versions of a run's checkpoints, newest first."""
@@ -252,8 +265,8 @@ def results(project: str, entity: str | None, filters: Mapping[str, Any]) -> lis
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn what the SDK raises into a `TrackingError`."""
+def translated(*, key: bool = False) -> Iterator[None]:
+    """Turn what the SDK raises into a `TrackingError`; with `key`, what is asked is open to every key that is valid."""
     from wandb.errors import CommError, Error
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
@@ -262,25 +275,27 @@ def translated() -> Iterator[None]:
     except TrackingError:
         raise
     except (Error, CommError, WandbApiFailedError, ValueError, TypeError, OSError, TimeoutError) as exc:
-        raise TrackingError(_in_words(exc)) from exc
+        raise TrackingError(_in_words(exc, key=key)) from exc
     except Exception as exc:  # `_set_sweep_state` raises no other kind
         if type(exc) is not Exception:
             raise
-        raise TrackingError(_in_words(exc)) from exc
+        raise TrackingError(_in_words(exc, key=key)) from exc
 
 
-def _in_words(exc: BaseException) -> str:
-    """What the server's trouble is, and what a user does about it."""
+def _in_words(exc: BaseException, *, key: bool) -> str:
+    """What the server's trouble is, and what a user does about it; `key` as in `translated`."""
     said = " ".join(str(exc).split())
     host = urlsplit(base_url()).netloc
     match re.search(r"\b(401|403|404|429|5\d\d)\b", said):
         case None if "No API key" in said or "api_key not configured" in said:
             return f"W&B at {host} wants a key: `wandb login`, or WANDB_API_KEY in the environment of this command"
-        case found if found and found[1] in ("401", "403"):
+        case found if found and (found[1] == "401" or (found[1] == "403" and key)):
             return (
                 f"W&B at {host} refuses the key ({found[1]}): `wandb login --relogin`, or a valid WANDB_API_KEY,"
                 " where this command runs"
             )
+        case found if found and found[1] == "403":
+            return f"W&B at {host} does not permit that to the owner of the key (403): {said[:200]}"
         case found if found and found[1] == "429":
             return f"W&B at {host} limits the rate of requests (429)"
         case found if found and found[1] != "404":

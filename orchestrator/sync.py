@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator import ranking, wandb_yaml
-from orchestrator.delivery import Delivery
-from orchestrator.errors import OrchestratorError
+from orchestrator.delivery import Delivery, named
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Ended, Landed, Outcome
@@ -45,7 +43,7 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     if (sweep_id := ledger.recall("wandb_sweep")) is None:
         sweep_id = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
         ledger.remember("wandb_sweep", sweep_id)
-    delivery, missing, arrived, there = Delivery(folder, page), dict[str, str](), 0, 0
+    delivery, missing, arrived, there = Delivery(spec, folder, page), dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
     sent = [r.number for r in ledger.records if delivery.segments(r.number) and not delivery.waiting(r.number)]
@@ -59,30 +57,19 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
         if not delivery.waiting(record.number):
             there += 1
             continue
-        with _named(missing, name):
+        with named(missing, name):
             _send(folder, spec, page, delivery, record, sweep_id, evicted=record.number in evicted)
             ledger.landed(Landed(number=record.number, url=page.address(name)))
             say(f"{name}  {page.address(name)}")
             arrived += 1
     for number in evicted:
-        with _named(missing, f"{delivery.run_id(number)}'s checkpoints, which are to be deleted"):
+        with named(missing, f"{delivery.run_id(number)}'s checkpoints, which are to be deleted"):
             page.drop_checkpoints(delivery.run_id(number))
-    with _named(missing, "what the sweep found"):
-        _tell_end(spec, ledger, page, delivery, finished=said is Status.FINISHED and not missing)
-        page.set_state(sweep_id, STATES.get(said, "PAUSED"))
+    missing |= _conclude(spec, ledger, page, delivery, sweep_id, said)
     write(folder, build(spec, folder, ledger.records, said, ledger.recall("end")))
     folder.push(folder.ledger.name)
     address = page.address("").replace("/runs/", f"/sweeps/{sweep_id}")
     return Told(arrived=arrived, there=there, missing=missing, address=address)
-
-
-@contextmanager
-def _named(missing: dict[str, str], name: str) -> Iterator[None]:
-    """Note what did not arrive, and go on with the rest."""
-    try:
-        yield
-    except OrchestratorError as exc:
-        missing[name] = str(exc)
 
 
 def _send(
@@ -106,12 +93,16 @@ def _send(
         page.use(delivery.run_id(record.number), spec.start_from)
 
 
-def _tell_end(spec: Spec, ledger: Ledger, page: Page, delivery: Delivery, *, finished: bool) -> None:
-    """What is known of a sweep once its runs are there: its winner, and what was measured of it afterwards."""
+def _conclude(
+    spec: Spec, ledger: Ledger, page: Page, delivery: Delivery, sweep_id: str, said: Status
+) -> dict[str, str]:
+    """Say what is known of a sweep once its runs are there; what of that did not arrive, and why."""
     best = next(iter(ranking.ranked(spec.goal, ledger.records)), None)
-    if finished and best is not None and best.checkpoint:
-        former = [delivery.run_id(number) for number in succeed(ledger, best.number)]
-        page.crown(delivery.run_id(best.number), former, spec.tracking.registry, spec.tracking.registry_aliases)
-        delivery.keep_export(best.number)
+    winner = best.number if said is Status.FINISHED and best and best.checkpoint else None
+    former = [] if winner is None else succeed(ledger, winner)
+    missing = delivery.conclude(lambda: page.set_state(sweep_id, STATES.get(said, "PAUSED")), winner, former)
     if measured := ledger.recall("evaluation"):
-        page.add_to_summary(delivery.run_id(measured["trial"]), measured["metrics"])
+        name = delivery.run_id(measured["trial"])
+        with named(missing, f"{name}'s evaluation"):
+            page.add_to_summary(name, measured["metrics"])
+    return missing

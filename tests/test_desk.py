@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,7 @@ from orchestrator import runlog
 from orchestrator.desk import Desk
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
-from orchestrator.messages import Landed, Notice
+from orchestrator.messages import Ended, Joined, Landed, Notice, Outcome, Report, Started
 from orchestrator.spec import Spec, check, resolve
 from orchestrator.tracking import News, Tracking
 from orchestrator.verbs import resume
@@ -82,6 +84,30 @@ class Stage:
             self.heard += self.desk.news()
             assert time.monotonic() < deadline, (self.heard, self.folder.log.read_text()[-2000:])
             time.sleep(0.05)
+
+    def record(self, trials: int) -> Ledger:
+        """What is on record of trials that completed, of a sweep that finished."""
+        ledger = Ledger(self.folder, self.spec, create=True)
+        for number in range(trials):
+            ledger.ask()
+            ledger.start(Started(number=number, slot="slot-0", wandb_run=f"run-s-{number}"))
+            path = self.folder.checkpoint(number, 2)
+            ledger.report(
+                Report(
+                    number=number, epoch=3, value=0.2, metrics={}, best_epoch=2, checkpoint=path, best_checkpoint=path
+                )
+            )  # fmt: skip
+            ledger.end(Ended(number=number, outcome=Outcome.COMPLETE))
+        ledger.remember("wandb_sweep", next(news.sweep_id for news in self.heard if isinstance(news, Joined)))
+        self.folder.write_text("results.json", json.dumps({"status": "finished"}))
+        return ledger
+
+    def sync(self, code: int = 0) -> str:
+        """What `sync` prints."""
+        command = [sys.executable, "-m", "orchestrator", "sync", self.folder.show("").rstrip("/")]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def finish(self, winner: int | None = 0, former: Sequence[int] = ()) -> list[str] | None:
         assert self.desk is not None
@@ -250,9 +276,41 @@ def test_down_at_the_end_is_named(server: WandbServer, stage: Callable[..., Stag
     server.pause()
     here.work(1, 2)
     began = time.monotonic()
-    assert here.finish() == ["s-1"]
+    assert here.finish() == ["s-1", "how the sweep ended"]
     assert time.monotonic() - began < 60  # nobody waits for a server that does not answer
     assert any("orchestrator sync" in text for text in here.notices)
+
+
+def test_what_is_refused_at_the_end_is_named_and_nothing_else_is_lost(
+    server: WandbServer, stage: Callable[..., Stage]
+) -> None:
+    """A registry that only others may write to, and a winner whose checkpoint is gone; `sync` mends both."""
+    here = stage(registry="winners")
+    here.folder.write_text(here.folder.onnx(0), "as exported")
+    server.fail(403, path="LinkArtifact")
+    server.fail(403, path="UpdateArtifact")
+    here.open()
+    here.work(0, 1)
+    unmarked = ["the alias of s-0's checkpoint", "the link of s-0's checkpoint to the registry"]
+    assert here.finish(winner=0) == unmarked
+    (sweep,) = server.sweeps.values()
+    assert sweep.state == "FINISHED"
+    assert server.runs["s-0"].files["model.onnx"] == b"as exported"
+    assert [text.partition(" (")[0] for text in here.notices] == [f"not in W&B: {name}" for name in unmarked]
+    assert not any("refuses the key" in text for text in here.notices)
+
+    server.heal()
+    here.record(1)
+    server.fail(403, path="UpsertSweep")
+    sweep.state = "RUNNING"
+    printed = here.sync(code=1)
+    assert "how the sweep ended (W&B at" in printed
+    best = server.artifacts["model-s-0"][0]
+    assert "sweep-best" in best.aliases
+    assert [link.source for link in server.artifacts["winners"]] == [best]
+    server.heal()
+    assert "0 runs brought to W&B, 1 were there" in here.sync()
+    assert sweep.state == "FINISHED"
 
 
 @pytest.mark.parametrize(
@@ -288,7 +346,9 @@ def test_a_full_disk_costs_no_trial(size_mib: int, end: str, stage: Callable[...
 class Odd:
     """Page and delivery in one: whatever is asked of it goes wrong once, in a way that nobody has thought of."""
 
-    answers: ClassVar[dict[str, object]] = {"look": ("RUNNING", set()), "waiting": [], "segments": [], "run_id": "s-0"}
+    answers: ClassVar[dict[str, object]] = {
+        "look": ("RUNNING", set()), "waiting": [], "segments": [], "run_id": "s-0", "conclude": {},
+    }  # fmt: skip
 
     def __init__(self) -> None:
         self.asked: set[str] = set()

@@ -80,6 +80,10 @@ class FakeDelivery:
     def check(self, number: int, **_: object) -> None:
         """All of it is there."""
 
+    def conclude(self, tell: Callable[[], None], *_: object) -> dict[str, str]:
+        tell()
+        return {}
+
 
 @pytest.fixture
 def page() -> FakePage:
