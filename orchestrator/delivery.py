@@ -9,6 +9,7 @@ https://github.com/wandb/wandb/tree/main/core/internal/runsync.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -153,6 +154,17 @@ class Delivery:
             with tempfile.TemporaryDirectory() as scratch:
                 path = self._folder.local_copy(self._folder.onnx(number), Path(scratch))
                 self._page.keep(self.run_id(number), path)
+
+
+@contextmanager
+def alone(folder: SweepFolder) -> Iterator[None]:
+    """Be the one process on this machine that brings a sweep's runs up, once any other has left.
+
+    The desk of a sweep that was killed outlives it, to say so on the page; what comes next is said after that.
+    """
+    with (folder.work / ".desk").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from orchestrator import runlog, wandb_yaml, workspace
-from orchestrator.delivery import Delivery
+from orchestrator.delivery import Delivery, alone
 from orchestrator.errors import OrchestratorError, StorageError, TrackingError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import (
@@ -38,7 +38,7 @@ from orchestrator.messages import (
 from orchestrator.naming import is_artifact
 from orchestrator.page import Page
 from orchestrator.spec import Spec
-from orchestrator.tracking import close_dead, decode, encode
+from orchestrator.tracking import LEAVE_TIMEOUT_S, close_dead, decode, encode
 
 # How often the page is looked at, and the most that is waited after trouble until it is tried again.
 LOOK_EVERY_S, MAX_WAIT_S = 2.0, 30.0
@@ -252,7 +252,7 @@ class Desk:
     def _take_over(self, state: str) -> bool:
         """Take the page's state for the sweep's, unless that is what it was told, or the sweep's own is newer."""
         with self._changed:
-            asked = self._state == self._told != state
+            asked = self._state == self._told != state and not self._closing
             if asked:
                 self._state = self._told = state
             return asked
@@ -352,26 +352,31 @@ def main(storage: str, name: str) -> None:
     said, out = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # the SDK prints
-    folder = SweepFolder(storage, name)
-    desk = Desk(Spec.from_yaml(folder.read_text("sweep.yaml")), folder, out)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     # Read at once, whatever is being done: the sweep must never wait until it can say something.
     threading.Thread(target=_read, args=[said, lines], name="ear", daemon=True).start()
+    folder = SweepFolder(storage, name)
+    with alone(folder):
+        _serve(Desk(Spec.from_yaml(folder.read_text("sweep.yaml")), folder, out), lines)
+        os._exit(0)  # threads that still wait for the server wait in vain
+
+
+def _serve(desk: Desk, lines: queue.SimpleQueue[str]) -> None:
     while line := lines.get():
         method, arguments = decode(line)
         with desk.trouble_is_said():
             getattr(desk, method)(**arguments)
         if method == "finish":
-            break
-    else:
-        desk.leave()
-    os._exit(0)  # threads that still wait for the server wait in vain
+            return
+    desk.leave()
 
 
 def _read(said: TextIO, lines: queue.SimpleQueue[str]) -> None:
     for line in said:
         lines.put(line)
     lines.put("")  # the sweep's process is gone
+    time.sleep(LEAVE_TIMEOUT_S)
+    os._exit(1)  # whoever goes on with the sweep waits for this one to leave
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator import ranking, wandb_yaml
-from orchestrator.delivery import Delivery, named
+from orchestrator.delivery import Delivery, alone, named
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Ended, Landed, Outcome
@@ -35,6 +35,11 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     Raises:
         TrackingError: the server cannot be reached, or refuses.
     """
+    with alone(folder):
+        return _sync(folder, spec, say)
+
+
+def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     ledger, page = Ledger(folder, spec), Page(spec)
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it

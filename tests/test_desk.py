@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from orchestrator import runlog
 from orchestrator.desk import Desk
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
-from orchestrator.messages import Ended, Joined, Landed, Notice, Outcome, Report, Started
+from orchestrator.messages import Asked, Ended, Joined, Landed, Notice, Outcome, Report, Started
 from orchestrator.spec import Spec, check, resolve
 from orchestrator.tracking import News, Tracking
 from orchestrator.verbs import resume
@@ -265,6 +266,36 @@ def test_trouble_loses_nothing(
         assert_whole(server, number)
     if said:
         assert len([text for text in here.notices if said in text]) == 1
+
+
+def waits_for_a_lock(process: int) -> bool:
+    """Whether a process waits until another one gives a lock of a file back; proc_locks(5)."""
+    return any(line.split()[1:3] == ["->", "FLOCK"] and line.split()[5] == str(process)
+               for line in Path("/proc/locks").read_text().splitlines())  # fmt: skip
+
+
+def test_the_desk_of_a_killed_sweep_leaves_before_the_next_one_begins(
+    server: WandbServer, stage: Callable[..., Stage]
+) -> None:
+    """It says that nobody runs the sweep, which the next one would take for something that is asked of it."""
+    here = stage()
+    former = here.open()
+    old = former._process
+    here.until(lambda: any(sweep.state == "RUNNING" for sweep in server.sweeps.values()))
+    (sweep,) = server.sweeps.values()
+    old.send_signal(signal.SIGSTOP)  # as if the server were slow
+    assert old.stdin is not None
+    old.stdin.close()
+    new = here.open(sweep.id)
+    here.until(lambda: waits_for_a_lock(new._process.pid))
+    old.send_signal(signal.SIGCONT)
+    former.close()
+    assert old.returncode == 0
+    assert sweep.state == "PAUSED"
+    here.until(lambda: sweep.state == "RUNNING")
+    assert here.finish(winner=None) == []
+    assert not [news for news in here.heard if isinstance(news, Asked)]
+    assert sweep.state == "FINISHED"
 
 
 def test_down_at_the_end_is_named(server: WandbServer, stage: Callable[..., Stage]) -> None:
