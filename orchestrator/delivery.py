@@ -12,8 +12,9 @@ import asyncio
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,10 @@ class Delivery:
         facts = self._page.facts([self.run_id(number) for number in numbers])
         found = {}
         for number in numbers:
-            written = [runlog.read(path) for path in self.segments(number)]
-            missing = _missing(written, facts.get(self.run_id(number)), checkpoints=number not in evicted)
+            written = {path: runlog.read(path) for path in self.segments(number)}
+            there = facts.get(self.run_id(number))
+            missing = _missing(list(written.values()), there, checkpoints=number not in evicted)
+            missing = missing or _missing_files(written, there.files if there else {})
             if missing is None:
                 self._folder.drop_held(number)
                 continue
@@ -188,6 +191,32 @@ def _missing(written: Sequence[runlog.Written], facts: Facts | None, *, checkpoi
         if found:
             return f"{len(found)} {what}"
     return "its end" if facts.state == "running" else None
+
+
+def _missing_files(written: Mapping[Path, runlog.Written], there: Mapping[str, str | None]) -> str | None:
+    """What of the files that a run's segments saved, as far as they are still on disk, is not on the server."""
+    from wandb.sdk import wandb_setup
+
+    ignored = wandb_setup.singleton().settings.ignore_globs
+    saved = {name: path.parent / "files" / name for path, each in written.items() for name in each.files}
+    missing = [
+        name
+        for name, path in saved.items()  # where several segments saved one, the last one's
+        if path.is_file()
+        and not any(fnmatch(name, pattern) for pattern in ignored)
+        and not (name in there and _is(path, there[name]))
+    ]
+    return f"{len(missing)} files ({', '.join(sorted(missing)[:3])})" if missing else None
+
+
+def _is(path: Path, md5: str | None) -> bool:
+    """Whether a file is the one with this MD5, as far as that can be told and matters.
+
+    Media are named after what is in them, and what a user saved is a link, whose target may change later.
+    """
+    from wandb.sdk.lib.hashutil import md5_file_b64
+
+    return md5 is None or path.is_symlink() or "media" in path.parts or md5_file_b64(path) == md5
 
 
 def _hear(messages: Any, errors: list[str], said: Callable[[str], None] | None) -> None:

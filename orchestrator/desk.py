@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from orchestrator import runlog, wandb_yaml, workspace
 from orchestrator.delivery import Delivery, alone
-from orchestrator.errors import OrchestratorError, StorageError, TrackingError
+from orchestrator.errors import OrchestratorError, StorageError, UndeliverableError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import (
     Asked,
@@ -67,11 +67,14 @@ class _Trial:
     opened: bool = False
     """Whether a run of it was opened: there are files of it then."""
     evicted: bool = False
-    sent: bool = False
+    admitted: bool = False
+    """Whether its run is a member of the sweep in W&B."""
     arrived: bool = False
     carried: bool = False
     """Whether a thread is at it."""
     failed: int = 0
+    lost: bool = False
+    """Whether no further try would bring it there."""
     stop_told: bool = False
     refused: bool = False
     """Whether it was said that the server did not take all of it."""
@@ -86,7 +89,6 @@ class Desk:
         self._delivery = Delivery(spec, folder, self._page)
         self._changed, self._telling = threading.Condition(), threading.Lock()
         self._trials: dict[int, _Trial] = {}
-        self._sweep_id: str | None = None
         self._state, self._told = "RUNNING", ""
         self._connected = False
         self._closing = self._closed = False
@@ -96,7 +98,7 @@ class Desk:
 
     def open(self, sweep_id: str | None, command: str) -> None:
         """Begin: the sweep's id in W&B where it has one from before, and the command that made it."""
-        self._sweep_id = sweep_id
+        self._page.sweep_id = sweep_id
         threading.Thread(target=self._attend, args=[command], name="page", daemon=True).start()
 
     def follow(self, number: int, segment: str) -> None:
@@ -156,14 +158,14 @@ class Desk:
 
     def leave(self) -> None:
         """The sweep's process is gone without a last word: nobody runs the sweep now, which its page should say."""
-        if self._connected and self._sweep_id and self._state in ("RUNNING", "PAUSED"):
+        if self._connected and self._state in ("RUNNING", "PAUSED"):
             with self.trouble_is_said():
                 self._state, self._closing = "PAUSED", True
                 self._tell_state()
 
     def _conclude(self, winner: int | None, former: Sequence[int]) -> Iterable[str]:
         """Say how the sweep ended and what it found, where W&B can be reached; what did not arrive of that."""
-        if not (self._connected and self._sweep_id):
+        if not self._connected:
             return ["how the sweep ended"]
         missing = self._delivery.conclude(self._tell_state, winner, former)
         for name, why in missing.items():
@@ -194,12 +196,10 @@ class Desk:
             try:
                 if not self._connected:
                     self._page.connect()
-                    if self._sweep_id is None:
-                        self._sweep_id = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
-                        self._say(Joined(sweep_id=self._sweep_id))
-                        threading.Thread(
-                            target=self._save_view, args=[self._sweep_id], name="view", daemon=True
-                        ).start()
+                    if self._page.sweep_id is None:
+                        made = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
+                        self._say(Joined(sweep_id=made))
+                        threading.Thread(target=self._save_view, args=[made], name="view", daemon=True).start()
                     with self._changed:
                         self._connected = True
                         self._changed.notify_all()
@@ -227,13 +227,12 @@ class Desk:
             self._say(Notice(text=f"no view for comparing its trials was saved on the sweep's page: {said}"))
 
     def _look(self) -> None:
-        assert self._sweep_id is not None
         if not self._closing:
             self._tell_state()
         with self._changed:  # the main thread adds to them
             trials = list(self._trials.values())
-        live = {self._delivery.run_id(t.number): t for t in trials if not t.over and not t.stop_told}
-        state, stopped = self._page.look(self._sweep_id, list(live))
+        live = {self._delivery.run_id(t.number): t for t in trials if t.admitted and not t.over and not t.stop_told}
+        state, stopped = self._page.look(list(live))
         if state in ASKS and self._take_over(state):
             self._say(Asked(command=ASKS[state], where="on its W&B page"))
         for name in stopped:
@@ -242,11 +241,10 @@ class Desk:
 
     def _tell_state(self) -> None:
         """Say on the page how the sweep stands; one thread at a time, so that what is said last stays."""
-        assert self._sweep_id is not None
         with self._telling:
             state = self._state  # while the page answers, it may change again
             if state != self._told:
-                self._page.set_state(self._sweep_id, state)
+                self._page.set_state(state)
                 self._told = state
 
     def _take_over(self, state: str) -> bool:
@@ -264,6 +262,9 @@ class Desk:
         while self._goes_on(trial):
             try:
                 self._carry_on(trial)
+            except UndeliverableError as exc:
+                trial.lost = True
+                self._say(Notice(text=str(exc)))
             except Exception as exc:  # noqa: BLE001 - whatever it is, the run is on disk, and is sent again
                 trial.failed += self._connected
                 if not trial.refused:
@@ -280,7 +281,7 @@ class Desk:
     def _goes_on(self, trial: _Trial) -> bool:
         """Whether there is something to bring, or may be; not once the sweep has ended and it failed too often."""
         with self._changed:
-            trial.carried = not (trial.over and (trial.arrived or self._gives_up(trial)))
+            trial.carried = not (trial.lost or (trial.over and (trial.arrived or self._gives_up(trial))))
             if trial.carried:
                 self._changed.wait_for(lambda: self._connected)
             self._changed.notify_all()
@@ -293,10 +294,10 @@ class Desk:
     def _carry_on(self, trial: _Trial) -> None:
         over, name = trial.over, self._delivery.run_id(trial.number)
         waiting = self._delivery.waiting(trial.number)
-        if waiting and not trial.sent:
-            self._page.admit(name, self._sweep_id or "")
+        if waiting and not trial.admitted:
+            self._page.admit(name)
             self._say(Landed(number=trial.number, url=self._page.address(name)))
-            trial.sent = True
+            trial.admitted = True
         for path in waiting:
             live = not trial.over and path is waiting[-1]
             with contextlib.nullcontext() if live else self._at_once:
@@ -310,8 +311,7 @@ class Desk:
             if self._spec.start_from and is_artifact(self._spec.start_from):
                 self._page.use(name, self._spec.start_from)
         elif trial.opened:
-            trial.failed = TRIES  # they do not come back
-            raise TrackingError(f"the files of W&B run {name} are not in {self._folder.work / 'wandb'}")
+            raise UndeliverableError(f"the files of W&B run {name} are not in {self._folder.work / 'wandb'}")
         if trial.evicted:
             self._page.drop_checkpoints(name)
         with self._changed:

@@ -8,6 +8,7 @@
     ├── StorageError                  the sweep's folder cannot be read or written
     │   └── StorageFullError          there is no room left
     └── TrackingError                 W&B cannot be reached, refuses, or has not what was asked for
+        └── UndeliverableError        a run that no further try would bring to W&B
 
 Errors carry data, not only text, and survive pickling, because they cross processes.
 """
@@ -58,3 +59,7 @@ class StorageFullError(StorageError):
 
 class TrackingError(OrchestratorError):
     """Weights & Biases cannot be reached, refuses, or has not what was asked for."""
+
+
+class UndeliverableError(TrackingError):
+    """A run that no further try would bring to Weights & Biases."""

@@ -7,6 +7,7 @@ server is down, slow or says no, leaves this module as a `TrackingError` in word
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.credentials import base_url
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, UndeliverableError
 from orchestrator.runlog import MODEL
 from orchestrator.spec import Spec
 
@@ -39,6 +40,12 @@ mutation UpsertBucket($name: String, $project: String, $entity: String, $sweep: 
 """
 
 
+# The MD5 of a file that was announced and never came; `restore` of the SDK's `wandb_run.py`.
+NOT_UPLOADED = "0"
+# What is listed of a run, a hundred at a time, and what of each.
+LISTS = {"outputArtifacts": "digest", "files": "name md5"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the server holds of a run."""
@@ -49,13 +56,15 @@ class Facts:
     """Lines of its history."""
     digests: frozenset[str]
     """Of the artifacts that it logged, checkpoints and others."""
+    files: Mapping[str, str | None]
+    """The MD5, in base64, of every file that was saved with it, by name; None where the server does not say."""
 
 
 class Page:
     """One sweep, as W&B has it."""
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+    def __init__(self, spec: Spec, sweep_id: str | None = None) -> None:
+        self._spec, self.sweep_id = spec, sweep_id
         self._api: Any = None
         self.project = spec.tracking.project or ""
         self.entity = ""
@@ -91,72 +100,94 @@ class Page:
             "parameters": {**parameters, **{name: {"value": value} for name, value in spec.params.items()}},
         }
         with translated(), contextlib.redirect_stdout(sys.stderr):  # it prints
-            return str(wandb.sweep(config, project=self.project, entity=self.entity))
+            self.sweep_id = str(wandb.sweep(config, project=self.project, entity=self.entity))
+        return self.sweep_id
 
     def address(self, run_id: str) -> str:
         """Where a run is looked at."""
         return f"{self._api._service_api.app_url.rstrip('/')}/{self.entity}/{self.project}/runs/{run_id}"
 
-    def admit(self, run_id: str, sweep_id: str) -> None:
-        """Make a run a member of the sweep, and the run, where there is none yet."""
-        names = {"name": run_id, "project": self.project, "entity": self.entity, "sweep": sweep_id}
-        self._ask(JOIN, names)
+    def admit(self, run_id: str) -> None:
+        """Make a run a member of the sweep, and the run, where there is none yet.
 
-    def look(self, sweep_id: str, run_ids: Sequence[str]) -> tuple[str, set[str]]:
+        Raises:
+            UndeliverableError: there is one, of another sweep.
+        """
+        if self._sweep_of(run_id) is None:
+            names = {"name": run_id, "project": self.project, "entity": self.entity, "sweep": self.sweep_id}
+            self._see_that_ours(self._ask(JOIN, names)["upsertBucket"]["bucket"]["sweepName"])
+
+    def _sweep_of(self, run_id: str) -> str | None:
+        """The sweep that a run is a member of, which is this one; None where it is of none, or there is no such run.
+
+        Raises:
+            UndeliverableError: it is another sweep's.
+        """
+        found = self._ask_project(f'run(name: "{run_id}") {{ sweepName }}').get("run") or {}
+        return self._see_that_ours(found.get("sweepName"))
+
+    def _see_that_ours(self, sweep_id: str | None) -> str | None:
+        if sweep_id and self.sweep_id and sweep_id != self.sweep_id:
+            raise UndeliverableError(
+                f"W&B's project {self.entity}/{self.project} has the runs of another sweep called {self._spec.name}"
+                f" ({sweep_id}): they are left alone, and this sweep's runs stay on disk; give a sweep a name of its"
+                " own there (name=...), or another project (tracking.project=...)"
+            )
+        return sweep_id
+
+    def look(self, run_ids: Sequence[str] = ()) -> tuple[str, set[str]]:
         """The sweep's state, e.g. RUNNING or PAUSED, and which of some runs were stopped on the page."""
         runs = " ".join(f'r{index}: run(name: "{run_id}") {{ stopped }}' for index, run_id in enumerate(run_ids))
-        found = self._ask_project(f'sweep(sweepName: "{sweep_id}") {{ state }} {runs}')
+        found = self._ask_project(f'sweep(sweepName: "{self.sweep_id}") {{ state }} {runs}')
         stopped = {run_id for index, run_id in enumerate(run_ids) if (found.get(f"r{index}") or {}).get("stopped")}
         return str((found.get("sweep") or {}).get("state") or "").upper(), stopped
 
-    def set_state(self, sweep_id: str, state: str) -> None:
+    def set_state(self, state: str) -> None:
         """Say how the sweep stands: RUNNING, PAUSED, FINISHED or CANCELED."""
+        now, _ = self.look()
+        over = now not in ("RUNNING", "PAUSED", "PENDING")
+        if over and now == state:
+            return
+        if (over and state != "RUNNING") or (state == "PAUSED" and now == "PENDING"):  # W&B pauses, and ends, what runs
+            self._set_state("RUNNING")
+        self._set_state(state)
+
+    def _set_state(self, state: str) -> None:
         from wandb.apis.public.sweeps import _set_sweep_state
 
-        now, _ = self.look(sweep_id, [])
-        over = now not in ("RUNNING", "PAUSED", "PENDING")
         with translated():
-            if over and state != "RUNNING":
-                if now == state:
-                    return
-                _set_sweep_state(self._api, sweep_id, "RUNNING", entity=self.entity, project=self.project)
-            if state == "PAUSED" and now == "PENDING":  # W&B pauses what runs
-                _set_sweep_state(self._api, sweep_id, "RUNNING", entity=self.entity, project=self.project)
-            _set_sweep_state(self._api, sweep_id, state, entity=self.entity, project=self.project)
+            _set_sweep_state(self._api, self.sweep_id, state, entity=self.entity, project=self.project)
 
     def facts(self, run_ids: Sequence[str]) -> dict[str, Facts]:
         """What the server holds of some runs; one that it does not have is not among them."""
         facts: dict[str, Facts] = {}
-        wanted = [(run_id, "") for run_id in run_ids]  # each with the place from which its artifacts are listed
+        wanted = [(run_id, dict.fromkeys(LISTS, "")) for run_id in run_ids]  # each with where its lists go on
         while wanted:
             asked, wanted = wanted[:RUNS_AT_ONCE], wanted[RUNS_AT_ONCE:]
             found = self._ask_project(
                 " ".join(
-                    f'r{index}: run(name: "{run_id}") {{ state historyLineCount outputArtifacts(first: 100{after})'
-                    " { edges { node { digest } } pageInfo { endCursor hasNextPage } } }"
+                    f'r{index}: run(name: "{run_id}") {{ state historyLineCount {_listing(after)} }}'
                     for index, (run_id, after) in enumerate(asked)
                 )
             )
             for index, (run_id, _) in enumerate(asked):
                 if (run := found.get(f"r{index}")) is None:
                     continue
-                listed, before = run["outputArtifacts"], facts[run_id].digests if run_id in facts else frozenset()
-                digests = before | {edge["node"]["digest"] for edge in listed["edges"]}
-                facts[run_id] = Facts(state=run["state"], rows=run["historyLineCount"] or 0, digests=digests)
-                if listed["pageInfo"]["hasNextPage"]:
-                    wanted.append((run_id, f', after: "{listed["pageInfo"]["endCursor"]}"'))
+                facts[run_id] = _facts(run, facts.get(run_id))
+                pages = {name: run[name]["pageInfo"] for name in LISTS if name in run}
+                if more := {name: page["endCursor"] for name, page in pages.items() if page["hasNextPage"]}:
+                    wanted.append((run_id, more))
         return facts
 
     def add_to_summary(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Put values into a run's summary, beside those that are there."""
         with translated():
-            self._api.run(f"{self.entity}/{self.project}/{run_id}").summary.update(dict(values))
+            self._run(run_id).summary.update(dict(values))
 
     def use(self, run_id: str, reference: str) -> None:
         """Say that a run started from an artifact."""
         with translated():
-            run = self._api.run(f"{self.entity}/{self.project}/{run_id}")
-            run.use_artifact(self._api.artifact(reference))
+            self._run(run_id).use_artifact(self._api.artifact(reference))
 
     def drop_checkpoints(self, run_id: str) -> None:
         """Delete the versions of a run's checkpoints, the sweep's best excepted."""
@@ -176,14 +207,19 @@ class Page:
             TrackingError: W&B has no such checkpoint, cannot be reached, or refuses.
         """
         with translated():
-            for version in (version for name in former for version in self._versions(name)):
-                if BEST in version.aliases:
-                    version.aliases = [alias for alias in version.aliases if alias != BEST]
-                    version.save()
+            for name in former:
+                with contextlib.suppress(UndeliverableError):
+                    self._uncrown(name)
             best = self._best(run_id)
             if BEST not in best.aliases:
                 best.aliases = [*best.aliases, BEST]
                 best.save()
+
+    def _uncrown(self, run_id: str) -> None:
+        for version in self._versions(run_id):
+            if BEST in version.aliases:
+                version.aliases = [alias for alias in version.aliases if alias != BEST]
+                version.save()
 
     def link(self, run_id: str, collection: str, aliases: Sequence[str]) -> None:
         """Link a run's best checkpoint to a collection of the registry, with aliases there.
@@ -198,8 +234,11 @@ class Page:
     def keep(self, run_id: str, path: Path) -> None:
         """Save a file with a run that has ended, in place of one of that name."""
         with translated():
-            run = self._api.run(f"{self.entity}/{self.project}/{run_id}")
-            run.upload_file(str(path), root=str(path.parent))
+            self._run(run_id).upload_file(str(path), root=str(path.parent))
+
+    def _run(self, run_id: str) -> Any:
+        self._sweep_of(run_id)
+        return self._api.run(f"{self.entity}/{self.project}/{run_id}")
 
     def _best(self, run_id: str) -> Any:
         """The version of a run's checkpoint at its best epoch."""
@@ -210,6 +249,7 @@ class Page:
 
     def _versions(self, run_id: str) -> list[Any]:
         """The versions of a run's checkpoints, newest first."""
+        self._sweep_of(run_id)
         name = f"{self.entity}/{self.project}/model-{run_id}"
         with translated():
             if not self._api.artifact_collection_exists(name=name, type=MODEL):
@@ -227,6 +267,28 @@ class Page:
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> Any:
         with translated():
             return self._api._service_api.execute_graphql(query, variables=dict(variables or {}))
+
+
+def _listing(cursors: Mapping[str, str]) -> str:
+    """The part of a query that lists what a run has, each list from its cursor on ('': from the beginning)."""
+    return " ".join(
+        f"{name}(first: 100, after: {json.dumps(cursor or None)})"
+        f" {{ edges {{ node {{ {LISTS[name]} }} }} pageInfo {{ endCursor hasNextPage }} }}"
+        for name, cursor in cursors.items()
+    )
+
+
+def _facts(run: Mapping[str, Any], before: Facts | None) -> Facts:
+    """What an answer says of a run, with what earlier ones have listed."""
+    listed = {name: [edge["node"] for edge in run[name]["edges"]] for name in LISTS if name in run}
+    files = {node["name"]: node["md5"] for node in listed.get("files", []) if node["md5"] != NOT_UPLOADED}
+    return Facts(
+        state=run["state"],
+        rows=run["historyLineCount"] or 0,
+        digests=frozenset(node["digest"] for node in listed.get("outputArtifacts", []))
+        | (before.digests if before else frozenset()),
+        files={**(before.files if before else {}), **files},
+    )
 
 
 def fetch(reference: str, into: Path) -> Path:

@@ -59,6 +59,8 @@ class Written:
     """Digests of the checkpoints that were logged."""
     artifacts: frozenset[str]
     """Digests of what else was logged as an artifact, such as tables."""
+    files: frozenset[str]
+    """Names of what was saved beside it, in the folder `files`, such as media."""
     ended: bool
     """Whether the run's process got to say how it ended."""
 
@@ -67,14 +69,17 @@ def read(path: Path) -> Written:
     """Count what a run's file holds."""
     kinds: Counter[str] = Counter()
     digests: dict[bool, set[str]] = {True: set(), False: set()}
+    files: set[str] = set()
     for _, record in _parsed(path):
         kinds[record.WhichOneof("record_type")] += 1
         if record.WhichOneof("record_type") == "artifact":
             digests[record.artifact.type == MODEL].add(record.artifact.digest)
+        files |= {item.path for item in record.files.files}
     return Written(
         rows=kinds["history"],
         checkpoints=frozenset(digests[True]),
         artifacts=frozenset(digests[False]),
+        files=frozenset(files),
         ended=bool(kinds["exit"]),
     )
 

@@ -40,14 +40,15 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
 
 
 def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
-    ledger, page = Ledger(folder, spec), Page(spec)
+    ledger = Ledger(folder, spec)
+    page = Page(spec, ledger.recall("wandb_sweep"))
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
     page.connect()
-    if (sweep_id := ledger.recall("wandb_sweep")) is None:
-        sweep_id = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
-        ledger.remember("wandb_sweep", sweep_id)
+    if page.sweep_id is None:
+        made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
+        ledger.remember("wandb_sweep", made)
     delivery, missing, arrived, there = Delivery(spec, folder, page), dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
@@ -63,17 +64,17 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
             there += 1
             continue
         with named(missing, name):
-            _send(folder, spec, page, delivery, record, sweep_id, evicted=record.number in evicted)
+            _send(folder, spec, page, delivery, record, evicted=record.number in evicted)
             ledger.landed(Landed(number=record.number, url=page.address(name)))
             say(f"{name}  {page.address(name)}")
             arrived += 1
-    for number in evicted:
+    for number in (each for each in evicted if delivery.run_id(each) not in missing):
         with named(missing, f"{delivery.run_id(number)}'s checkpoints, which are to be deleted"):
             page.drop_checkpoints(delivery.run_id(number))
-    missing |= _conclude(spec, ledger, page, delivery, sweep_id, said)
+    missing |= _conclude(spec, ledger, page, delivery, said)
     write(folder, build(spec, folder, ledger.records, said, ledger.recall("end")))
     folder.push(folder.ledger.name)
-    address = page.address("").replace("/runs/", f"/sweeps/{sweep_id}")
+    address = page.address("").replace("/runs/", f"/sweeps/{page.sweep_id}")
     return Told(arrived=arrived, there=there, missing=missing, address=address)
 
 
@@ -83,13 +84,12 @@ def _send(
     page: Page,
     delivery: Delivery,
     record: TrialRecord,
-    sweep_id: str,
     *,
     evicted: bool,
 ) -> None:
     outcome = Outcome(record.outcome) if record.state != "RUNNING" else Outcome.INTERRUPTED
     close_dead(folder, Ended(number=record.number, outcome=outcome, error=record.error))
-    page.admit(delivery.run_id(record.number), sweep_id)
+    page.admit(delivery.run_id(record.number))
     delivery.hold(record.number)
     for path in delivery.waiting(record.number):
         delivery.send(path)
@@ -98,14 +98,12 @@ def _send(
         page.use(delivery.run_id(record.number), spec.start_from)
 
 
-def _conclude(
-    spec: Spec, ledger: Ledger, page: Page, delivery: Delivery, sweep_id: str, said: Status
-) -> dict[str, str]:
+def _conclude(spec: Spec, ledger: Ledger, page: Page, delivery: Delivery, said: Status) -> dict[str, str]:
     """Say what is known of a sweep once its runs are there; what of that did not arrive, and why."""
     best = next(iter(ranking.ranked(spec.goal, ledger.records)), None)
     winner = best.number if said is Status.FINISHED and best and best.checkpoint else None
     former = [] if winner is None else succeed(ledger, winner)
-    missing = delivery.conclude(lambda: page.set_state(sweep_id, STATES.get(said, "PAUSED")), winner, former)
+    missing = delivery.conclude(lambda: page.set_state(STATES.get(said, "PAUSED")), winner, former)
     if measured := ledger.recall("evaluation"):
         name = delivery.run_id(measured["trial"])
         with named(missing, f"{name}'s evaluation"):

@@ -312,6 +312,63 @@ def test_down_at_the_end_is_named(server: WandbServer, stage: Callable[..., Stag
     assert any("orchestrator sync" in text for text in here.notices)
 
 
+def test_two_sweeps_of_one_name_keep_their_runs(
+    server: WandbServer, stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    """The second one's stay on disk, whoever would bring them up; nothing of the first one's is touched."""
+    first = stage()
+    first.open()
+    first.work(0, 2)
+    assert first.finish() == []
+    (sweep,) = server.sweeps
+    before = {name: (run.upserts, list(run.chunks), dict(run.files)) for name, run in server.runs.items()}
+    aliases = [set(version.aliases) for version in server.artifacts["model-s-0"]]
+
+    (tmp_path / "other").mkdir()
+    second = Stage(tmp_path / "other", server)
+    second.open()
+    second.work(0, 2)
+    assert second.desk is not None
+    second.desk.evict([1])
+    assert second.finish(winner=0) == ["s-0", "s-1", "the alias of s-0's checkpoint"]
+    text = f"W&B's project team/p has the runs of another sweep called s ({sweep}): they are left alone"
+    assert len([said for said in second.notices if said.startswith(text)]) == 1
+    assert any("name=..." in said for said in second.notices)
+    second.record(2)
+    assert f"s-1 ({text}" in second.sync(code=1)
+    after = {name: (run.upserts, list(run.chunks), dict(run.files)) for name, run in server.runs.items()}
+    assert after == before
+    assert {run.sweep_id for run in server.runs.values()} == {sweep}
+    assert [set(version.aliases) for version in server.artifacts["model-s-0"]] == aliases
+    assert len(server.artifacts["model-s-1"]) == 2
+
+
+def test_files_that_are_refused_are_missed(server: WandbServer, stage: Callable[..., Stage]) -> None:
+    """Media and other files of a run: the SDK's engine says nothing of them, so they are looked for."""
+    here = stage()
+    server.fail(403, path="storage/runs")
+    here.open()
+    here.work(0, 1)
+    assert here.finish(winner=None) == ["s-0"]
+    assert any("2 files (media/table/words_0_" in text for text in here.notices)
+    assert server.runs["s-0"].files == {}
+    server.heal()
+    here.record(1)
+    assert "1 runs brought to W&B" in here.sync()
+    saved = server.runs["s-0"].files
+    assert {name.partition("_")[0] for name in saved} >= {"media/table/words", "requirements.txt"}
+
+    # One that somebody deleted, and one that is not what was saved.
+    saved["requirements.txt"] = b"half"
+    saved.pop(next(name for name in saved if name.startswith("media/")))
+    here.environment["WANDB_IGNORE_GLOBS"] = "requirements.txt,media/*"
+    assert "0 runs brought to W&B" in here.sync()
+    del here.environment["WANDB_IGNORE_GLOBS"]
+    assert "1 runs brought to W&B" in here.sync()
+    assert b"\nwandb==" in saved["requirements.txt"]
+    assert [name for name in saved if name.startswith("media/")]
+
+
 def test_what_is_refused_at_the_end_is_named_and_nothing_else_is_lost(
     server: WandbServer, stage: Callable[..., Stage]
 ) -> None:

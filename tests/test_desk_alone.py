@@ -28,21 +28,21 @@ class FakePage:
         self.held = threading.Event()
         self.held.set()
         self.told: list[str] = []
-        self.looks = 0
+        self.looks, self.sweep_id = 0, None
 
     def connect(self) -> None:
         self._note("connects")
         if self.down:
             raise TrackingError("cannot be reached")
 
-    def set_state(self, sweep_id: str, state: str) -> None:
+    def set_state(self, state: str) -> None:
         with self.asked:
             self.told.append(state)
             self.asked.notify_all()
         assert self.held.wait(60)
         self.state = state
 
-    def look(self, sweep_id: str, run_ids: list[str]) -> tuple[str, set[str]]:
+    def look(self, run_ids: list[str]) -> tuple[str, set[str]]:
         self._note("looks")
         if self.down:
             raise TrackingError("cannot be reached")
