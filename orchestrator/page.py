@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.credentials import base_url
 from orchestrator.errors import TrackingError, UndeliverableError
+from orchestrator.messages import first_line
 from orchestrator.runlog import MODEL
 from orchestrator.spec import Spec
 
@@ -330,12 +331,18 @@ def results(project: str, entity: str | None, filters: Mapping[str, Any]) -> lis
 def translated(*, key: bool = False) -> Iterator[None]:
     """Turn what the SDK raises into a `TrackingError`; with `key`, what is asked is open to every key that is valid."""
     from wandb.errors import CommError, Error
+    from wandb.sdk.lib.asyncio_manager import RunCancelledError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
+    lost = (HandleAbandonedError, MailboxClosedError, RunCancelledError, WandbServiceConnectionError)
     try:
         yield
     except TrackingError:
         raise
+    except lost as exc:
+        raise TrackingError(f"the SDK's own process (wandb-core) is gone: {first_line(exc)}") from exc
     except (Error, CommError, WandbApiFailedError, ValueError, TypeError, OSError, TimeoutError) as exc:
         raise TrackingError(_in_words(exc, key=key)) from exc
     except Exception as exc:  # `_set_sweep_state` raises no other kind

@@ -1,0 +1,35 @@
+"""What the SDK raises of W&B's trouble leaves in words that a user can act on."""
+
+from __future__ import annotations
+
+import pytest
+from wandb.sdk.lib.asyncio_manager import RunCancelledError
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+from orchestrator.errors import TrackingError
+from orchestrator.page import translated
+
+
+@pytest.mark.parametrize(
+    "lost", [HandleAbandonedError, MailboxClosedError, RunCancelledError, WandbServiceConnectionError]
+)
+def test_a_service_that_is_gone_is_trouble_like_any_other(lost: type[Exception]) -> None:
+    with pytest.raises(TrackingError, match="wandb-core"), translated():
+        raise lost("the connection was closed")
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "said"),
+    [
+        ("401 Unauthorized", True, "refuses the key"),
+        ("401 Unauthorized", False, "refuses the key"),
+        ("403 Forbidden", True, "refuses the key"),
+        ("403 Forbidden", False, "does not permit that to the owner of the key"),
+        ("503 Service Unavailable", False, "fails"),
+    ],
+)
+def test_a_refusal_is_of_the_key_only_where_every_key_would_do(status: str, key: bool, said: str) -> None:
+    with pytest.raises(TrackingError, match=said), translated(key=key):
+        raise WandbApiFailedError(f"returned error {status}")
