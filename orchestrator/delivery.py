@@ -22,7 +22,7 @@ from orchestrator import runlog
 from orchestrator.credentials import own_folders
 from orchestrator.errors import OrchestratorError, TrackingError
 from orchestrator.folder import SweepFolder, sent_marker
-from orchestrator.naming import run_id
+from orchestrator.naming import is_artifact, run_id
 from orchestrator.page import Facts, Page, translated
 from orchestrator.spec import Spec
 
@@ -119,14 +119,16 @@ class Delivery:
             for path in self._folder.checkpoints(number).values():
                 self._folder.hold(path, number)
 
-    def check(self, number: int, *, evicted: bool) -> None:
-        """The same of one trial's run.
+    def settle(self, number: int, *, evicted: bool) -> None:
+        """See that all of one trial's run is there, and say in it what its weights come from.
 
         Raises:
             TrackingError: something is missing, or the server cannot be asked.
         """
         for missing in self.missing([number], evicted=[number] if evicted else []).values():
             raise TrackingError(missing)
+        if self._spec.start_from and is_artifact(self._spec.start_from):
+            self._page.use(self.run_id(number), self._spec.start_from)
 
     def conclude(self, tell: Callable[[], None], winner: int | None, former: Sequence[int]) -> dict[str, str]:
         """Say how the sweep ended and which checkpoint is its best; what W&B did not take of that, and why.

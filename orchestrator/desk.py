@@ -15,7 +15,8 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,13 +36,14 @@ from orchestrator.messages import (
     StopTrial,
     first_line,
 )
-from orchestrator.naming import is_artifact
 from orchestrator.page import Page
 from orchestrator.spec import Spec
 from orchestrator.tracking import LEAVE_TIMEOUT_S, close_dead, decode, encode
 
 # How often the page is looked at, and the most that is waited after trouble until it is tried again.
 LOOK_EVERY_S, MAX_WAIT_S = 2.0, 30.0
+# What is waited after the first trouble.
+FIRST_WAIT_S = 2.0
 # How long the sweep's end waits for what is still under way; less where the server does not answer anyway.
 FINISH_TIMEOUT_S, UNREACHABLE_TIMEOUT_S = 60.0, 5.0
 # How often a run is sent, at the end, of which something was refused or got lost; what is left then is for `sync`.
@@ -72,7 +74,12 @@ class _Trial:
     arrived: bool = False
     carried: bool = False
     """Whether a thread is at it."""
+    news: int = 0
+    """How often something was noted of it."""
+    places: list[str] = field(default_factory=list)
+    """The folders that its run was written to, in the sweep's."""
     failed: int = 0
+    """How often bringing it up failed since it last did not."""
     lost: bool = False
     """Whether no further try would bring it there."""
     stop_told: bool = False
@@ -90,7 +97,7 @@ class Desk:
         self._changed, self._telling = threading.Condition(), threading.Lock()
         self._trials: dict[int, _Trial] = {}
         self._state, self._told = "RUNNING", ""
-        self._connected = False
+        self._connected, self._cut_off_at = False, time.monotonic()
         self._closing = self._closed = False
         self._at_once = threading.Semaphore(AT_ONCE)
 
@@ -99,6 +106,7 @@ class Desk:
     def open(self, sweep_id: str | None, command: str) -> None:
         """Begin: the sweep's id in W&B where it has one from before, and the command that made it."""
         self._page.sweep_id = sweep_id
+        self._fetch("wandb")  # what earlier processes of the sweep left
         threading.Thread(target=self._attend, args=[command], name="page", daemon=True).start()
 
     def follow(self, number: int, segment: str) -> None:
@@ -107,14 +115,21 @@ class Desk:
             if path.parent.name != Path(segment).name:
                 self._say_last_words(path, Outcome.FAILED, "its workers died; it was tried again")
         self._note(number, over=False, opened=True)
+        self._trials[number].places.append(segment)
 
     def ended(self, number: int, outcome: str, error: str | None, *, closed: bool) -> None:
         """A trial is over; where its workers did not say so in its run, it is said for them."""
-        with contextlib.suppress(StorageError):  # not there now; `sync` looks again
-            self._folder.download_tree("wandb")
+        places = self._trials[number].places if number in self._trials else []
+        self._fetch(*(place for place in places if not Path(place).is_absolute()), f"wandb/checkpoints/{number}")
         if not closed:
             close_dead(self._folder, Ended(number=number, outcome=Outcome(outcome), error=error))
         self._note(number, over=True)
+
+    def _fetch(self, *places: str) -> None:
+        """Bring folders of the sweep's to this machine, where its storage is not local."""
+        with contextlib.suppress(StorageError):  # not there now; `sync` looks again
+            for place in places:
+                self._folder.download_tree(place)
 
     def evict(self, numbers: Sequence[int]) -> None:
         """The checkpoints of these trials are no longer kept."""
@@ -142,11 +157,8 @@ class Desk:
         with self._changed:
             self._closing, self._state = True, state
             self._changed.notify_all()
-            deadline, hopeless = time.monotonic() + FINISH_TIMEOUT_S, time.monotonic() + UNREACHABLE_TIMEOUT_S
-            while any(trial.carried for trial in self._trials.values()):
-                now = time.monotonic()
-                if now > deadline or (now > hopeless and not self._connected):
-                    break
+            began = time.monotonic()
+            while any(trial.carried for trial in self._trials.values()) and not self._is_hopeless(began):
                 self._changed.wait(0.5)
         missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
         with self.trouble_is_said():
@@ -155,6 +167,12 @@ class Desk:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _is_hopeless(self, began: float) -> bool:
+        """Whether what is left since the end began is not waited for any more; `sync` brings it up."""
+        now = time.monotonic()
+        cut_off = not self._connected and now - max(began, self._cut_off_at) > UNREACHABLE_TIMEOUT_S
+        return cut_off or now - began > FINISH_TIMEOUT_S
 
     def leave(self) -> None:
         """The sweep's process is gone without a last word: nobody runs the sweep now, which its page should say."""
@@ -177,7 +195,7 @@ class Desk:
             trial = self._trials.setdefault(number, _Trial(number))
             for name, value in changes.items():
                 setattr(trial, name, value)
-            trial.arrived = False  # until `_carry` has seen what changed
+            trial.arrived, trial.news = False, trial.news + 1  # until `_carry` has seen what changed
             if not trial.carried:
                 trial.carried = True
                 threading.Thread(target=self._carry, args=[trial], name=f"run-{number}", daemon=True).start()
@@ -191,8 +209,9 @@ class Desk:
 
     def _attend(self, command: str) -> None:
         """Connect, make the sweep, and from then on say how it stands and hear what is asked. In its own thread."""
-        wait_s = 1.0
+        wait_s = 0.0
         while not self._closed:
+            closing = self._closing
             try:
                 if not self._connected:
                     self._page.connect()
@@ -206,17 +225,23 @@ class Desk:
                 self._look()
                 wait_s = LOOK_EVERY_S
             except Exception as exc:  # noqa: BLE001 - whatever it is, the page is looked at again
-                self._connected = False
+                self._cut_off()
                 self._say(Notice(text=self._advice(exc)))
-                wait_s = min(wait_s * 2, MAX_WAIT_S)
+                wait_s = min(max(wait_s * 2, FIRST_WAIT_S), MAX_WAIT_S)
             if self._closing:
                 wait_s = min(wait_s, 1.0)
             with self._changed:
-                self._changed.wait_for(self._has_news, wait_s)
+                self._changed.wait_for(partial(self._has_news, closing), wait_s)
 
-    def _has_news(self) -> bool:
-        """Whether there is something to do at once: to leave, or to say how the sweep stands, but for its end."""
-        return self._closed or (self._connected and not self._closing and self._state != self._told)
+    def _cut_off(self) -> None:
+        with self._changed:
+            if self._connected:
+                self._connected, self._cut_off_at = False, time.monotonic()
+
+    def _has_news(self, closing: bool) -> bool:
+        """Whether there is something to do at once: to leave, to say how the sweep stands, to try again as it ends."""
+        ends = self._closing is not closing
+        return self._closed or ends or (self._connected and not self._closing and self._state != self._told)
 
     def _save_view(self, sweep_id: str) -> None:
         """Save the view made for comparing the trials. In a thread of its own: nothing waits for it."""
@@ -262,6 +287,7 @@ class Desk:
         while self._goes_on(trial):
             try:
                 self._carry_on(trial)
+                trial.failed = 0
             except UndeliverableError as exc:
                 trial.lost = True
                 self._say(Notice(text=str(exc)))
@@ -292,7 +318,7 @@ class Desk:
         return self._closing and trial.failed >= TRIES
 
     def _carry_on(self, trial: _Trial) -> None:
-        over, name = trial.over, self._delivery.run_id(trial.number)
+        over, news, name = trial.over, trial.news, self._delivery.run_id(trial.number)
         waiting = self._delivery.waiting(trial.number)
         if waiting and not trial.admitted:
             self._page.admit(name)
@@ -306,17 +332,21 @@ class Desk:
             with self._changed:
                 self._changed.wait(LOOK_EVERY_S)
             return
+        with self._at_once:
+            self._settle(trial, name)
+        waits = bool(self._delivery.waiting(trial.number))
+        with self._changed:
+            trial.arrived = not waits and trial.news == news
+            self._changed.notify_all()
+
+    def _settle(self, trial: _Trial, name: str) -> None:
+        """See that all of the run of a trial that is over is there, and nothing that is not kept."""
         if self._delivery.segments(trial.number):
-            self._delivery.check(trial.number, evicted=trial.evicted)
-            if self._spec.start_from and is_artifact(self._spec.start_from):
-                self._page.use(name, self._spec.start_from)
+            self._delivery.settle(trial.number, evicted=trial.evicted)
         elif trial.opened:
             raise UndeliverableError(f"the files of W&B run {name} are not in {self._folder.work / 'wandb'}")
         if trial.evicted:
             self._page.drop_checkpoints(name)
-        with self._changed:
-            trial.arrived = not self._delivery.waiting(trial.number)
-            self._changed.notify_all()
 
     def _refused(self, trial: _Trial, name: str, text: str) -> None:
         trial.refused = True

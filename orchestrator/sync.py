@@ -11,7 +11,6 @@ from orchestrator.delivery import Delivery, alone, named
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Ended, Landed, Outcome
-from orchestrator.naming import is_artifact
 from orchestrator.page import Page
 from orchestrator.results import ALIVE, STATES, Status, build, write
 from orchestrator.spec import Spec
@@ -64,7 +63,7 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
             there += 1
             continue
         with named(missing, name):
-            _send(folder, spec, page, delivery, record, evicted=record.number in evicted)
+            _send(folder, page, delivery, record, evicted=record.number in evicted)
             ledger.landed(Landed(number=record.number, url=page.address(name)))
             say(f"{name}  {page.address(name)}")
             arrived += 1
@@ -80,7 +79,6 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
 
 def _send(
     folder: SweepFolder,
-    spec: Spec,
     page: Page,
     delivery: Delivery,
     record: TrialRecord,
@@ -93,9 +91,7 @@ def _send(
     delivery.hold(record.number)
     for path in delivery.waiting(record.number):
         delivery.send(path)
-    delivery.check(record.number, evicted=evicted)
-    if spec.start_from and is_artifact(spec.start_from):
-        page.use(delivery.run_id(record.number), spec.start_from)
+    delivery.settle(record.number, evicted=evicted)
 
 
 def _conclude(spec: Spec, ledger: Ledger, page: Page, delivery: Delivery, said: Status) -> dict[str, str]:

@@ -29,6 +29,7 @@ class FakePage:
         self.held.set()
         self.told: list[str] = []
         self.looks, self.sweep_id = 0, None
+        self.dropped: list[str] = []
 
     def connect(self) -> None:
         self._note("connects")
@@ -48,6 +49,15 @@ class FakePage:
             raise TrackingError("cannot be reached")
         return self.state, set()
 
+    def admit(self, run_id: str) -> None:
+        """It is a member now."""
+
+    def address(self, run_id: str) -> str:
+        return f"https://example.com/{run_id}"
+
+    def drop_checkpoints(self, run_id: str) -> None:
+        self.dropped.append(run_id)
+
     def _note(self, name: str) -> None:
         with self.asked:
             setattr(self, name, getattr(self, name) + 1)
@@ -64,6 +74,7 @@ class FakeDelivery:
 
     def __init__(self) -> None:
         self.sent: set[int] = set()
+        self.checked: Callable[[], None] = lambda: None
 
     def run_id(self, number: int) -> str:
         return f"s-{number}"
@@ -72,12 +83,14 @@ class FakeDelivery:
         return [Path(f"offline-run-{number}/run-s-{number}.wandb")]
 
     def waiting(self, number: int) -> list[Path]:
+        if number in self.sent:
+            self.checked()
         return [] if number in self.sent else self.segments(number)
 
     def send(self, path: Path, **_: object) -> None:
         self.sent.add(int(path.stem.rpartition("-")[2]))
 
-    def check(self, number: int, **_: object) -> None:
+    def settle(self, number: int, **_: object) -> None:
         """All of it is there."""
 
     def conclude(self, tell: Callable[[], None], *_: object) -> dict[str, str]:
@@ -120,3 +133,59 @@ def test_a_pause_that_comes_while_the_page_is_told_is_not_undone(desk: Desk, pag
     looks = page.looks
     page.until(lambda: page.looks > looks + 2)
     assert (page.state, [word for word, _ in said(desk)]) == ("PAUSED", [])
+
+
+def test_a_server_that_recovers_before_the_end_gets_all(
+    desk: Desk, page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the desk would have waited until it tried again."""
+    for name in ("FIRST_WAIT_S", "MAX_WAIT_S"):
+        monkeypatch.setattr(module, name, 3600)
+    page.down = True
+    desk.open("sweep001", "x")
+    desk.follow(0, "offline-run-0")
+    page.until(lambda: page.connects == 1)
+    page.down = False
+    desk.finish("FINISHED", None, [])
+    assert said(desk)[-1] == ("Delivered", {"missing": []})
+    assert page.state == "FINISHED"
+
+
+def test_an_instant_without_the_server_does_not_end_the_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is for how long it has been away, and not before the sweep's end."""
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1000.0)
+    long, short = module.UNREACHABLE_TIMEOUT_S + 1, module.UNREACHABLE_TIMEOUT_S - 1
+    desk._connected, desk._cut_off_at = True, 0.0
+    assert not desk._is_hopeless(1000 - long)
+    desk._cut_off()
+    assert not desk._is_hopeless(1000 - long)
+    desk._cut_off_at = 1000 - long
+    desk._cut_off()
+    assert not desk._is_hopeless(1000 - short)
+    assert desk._is_hopeless(1000 - long)
+    assert desk._is_hopeless(1000 - module.FINISH_TIMEOUT_S - 1)
+
+
+def test_what_is_noted_at_the_last_moment_is_done(desk: Desk, page: FakePage) -> None:
+    delivery = desk._delivery
+    assert isinstance(delivery, FakeDelivery)
+    evicts = iter([lambda: None, lambda: desk.evict([0])])  # asked what waits first for sending, then at the end
+    delivery.sent, delivery.checked = {0}, lambda: next(evicts, lambda: None)()
+    desk.open("sweep001", "x")
+    desk.ended(0, "complete", None, closed=True)
+    desk.finish("FINISHED", None, [])
+    assert page.dropped == ["s-0"]
+
+
+def test_a_trial_that_ends_has_its_own_folders_looked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not those of all others, of which there may be thousands, in an object store."""
+    asked: list[str] = []
+    monkeypatch.setattr(desk._folder, "download_tree", asked.append)
+    desk.open("sweep001", "x")
+    desk.follow(3, "wandb/offline-run-20261121_120000-s-3")
+    desk.follow(3, "/tmp/elsewhere/wandb/offline-run-20261121_120001-s-3")
+    desk.ended(3, "complete", None, closed=True)
+    desk.ended(4, "complete", None, closed=True)
+    assert asked == [
+        "wandb", "wandb/offline-run-20261121_120000-s-3", "wandb/checkpoints/3", "wandb/checkpoints/4",
+    ]  # fmt: skip
