@@ -185,8 +185,11 @@ def _missing(written: Sequence[runlog.Written], facts: Facts | None, *, checkpoi
     """What of a run's files is not on the server."""
     if facts is None:
         return "the run"
+    # Neither says it all: rows that were sent twice count twice, and after those that are missing there may be others.
     if (rows := sum(each.rows for each in written) - facts.rows) > 0:
         return f"{rows} rows"
+    if facts.steps < sum(each.steps for each in written):
+        return f"all after row {facts.steps}"
     kept = frozenset().union(*(each.checkpoints for each in written)) if checkpoints else frozenset()
     others = frozenset().union(*(each.artifacts for each in written))
     for found, what in ((kept - facts.digests, "checkpoints"), (others - facts.digests, "tables or other artifacts")):

@@ -54,7 +54,9 @@ class Facts:
     state: str
     """running, finished, failed, crashed or preempted."""
     rows: int
-    """Lines of its history."""
+    """Lines of its history; those that were sent twice count twice."""
+    steps: int
+    """How far these go: the number of the last one, and one more."""
     digests: frozenset[str]
     """Of the artifacts that it logged, checkpoints and others."""
     files: Mapping[str, str | None]
@@ -167,7 +169,7 @@ class Page:
             asked, wanted = wanted[:RUNS_AT_ONCE], wanted[RUNS_AT_ONCE:]
             found = self._ask_project(
                 " ".join(
-                    f'r{index}: run(name: "{run_id}") {{ state historyLineCount {_listing(after)} }}'
+                    f'r{index}: run(name: "{run_id}") {{ state historyLineCount historyKeys {_listing(after)} }}'
                     for index, (run_id, after) in enumerate(asked)
                 )
             )
@@ -286,6 +288,7 @@ def _facts(run: Mapping[str, Any], before: Facts | None) -> Facts:
     return Facts(
         state=run["state"],
         rows=run["historyLineCount"] or 0,
+        steps=(run["historyKeys"] or {}).get("lastStep", -1) + 1,  # as `Run.lastHistoryStep` of the SDK
         digests=frozenset(node["digest"] for node in listed.get("outputArtifacts", []))
         | (before.digests if before else frozenset()),
         files={**(before.files if before else {}), **files},

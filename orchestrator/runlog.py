@@ -55,6 +55,8 @@ class Written:
 
     rows: int
     """Of history."""
+    steps: int
+    """How far W&B counts them: the number of the last one, and one more; a file that goes on with a run begins at 0."""
     checkpoints: frozenset[str]
     """Digests of the checkpoints that were logged."""
     artifacts: frozenset[str]
@@ -70,13 +72,17 @@ def read(path: Path) -> Written:
     kinds: Counter[str] = Counter()
     digests: dict[bool, set[str]] = {True: set(), False: set()}
     files: set[str] = set()
+    steps = 0
     for _, record in _parsed(path):
         kinds[record.WhichOneof("record_type")] += 1
         if record.WhichOneof("record_type") == "artifact":
             digests[record.artifact.type == MODEL].add(record.artifact.digest)
+        if record.WhichOneof("record_type") == "history":
+            steps = record.history.step.num + 1
         files |= {item.path for item in record.files.files}
     return Written(
         rows=kinds["history"],
+        steps=steps,
         checkpoints=frozenset(digests[True]),
         artifacts=frozenset(digests[False]),
         files=frozenset(files),

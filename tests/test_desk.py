@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import pytest
 from conftest import clean_environment
-from doubles.wandb_server import WandbServer
+from doubles.wandb_server import HISTORY, Run, WandbServer
 from writer import Writer
 
 from orchestrator import runlog
@@ -140,8 +140,15 @@ def stage(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) 
             made.desk.close()
 
 
+def assert_sent_alike(run: Run) -> None:
+    """Every row that was sent again, in whatever request, was the same row under the same step."""
+    sent = [json.loads(line) for chunk in run.chunks if chunk.file == HISTORY for line in chunk.lines]
+    assert len({json.dumps(row, sort_keys=True) for row in sent}) == len(run.history)
+
+
 def assert_whole(server: WandbServer, number: int) -> None:
     run = server.runs[f"s-{number}"]
+    assert_sent_alike(run)
     assert (run.state, run.exit_code, run.sweep_id) == ("finished", 0, *server.sweeps)
     assert [(row["score"], row["loss"]) for row in run.history if "score" in row] == [(0.1, -1), (0.2, -2), (0.0, -3)]
     best, latest = server.artifacts[f"model-s-{number}"]
@@ -367,6 +374,33 @@ def test_files_that_are_refused_are_missed(server: WandbServer, stage: Callable[
     assert "1 runs brought to W&B" in here.sync()
     assert b"\nwandb==" in saved["requirements.txt"]
     assert [name for name in saved if name.startswith("media/")]
+
+
+def test_rows_that_were_sent_twice_do_not_stand_for_others(server: WandbServer, stage: Callable[..., Stage]) -> None:
+    here = stage()
+    here.open()
+    here.work(0, 1, "pause")
+    here.until(lambda: "s-0" in server.runs and server.runs["s-0"].state == "finished")
+    here.work(0, 1)
+    assert here.finish(winner=None) == []
+    run = server.runs["s-0"]
+    assert [row["_step"] for row in run.history] == list(range(8))
+
+    # The first four once more, and the other four lost.
+    runlog.amend(here.folder.run_files("s-0")[0], {"again": True})
+    reopened = here.open(*server.sweeps)
+    reopened.ended(0, "complete", None, closed=True)
+    assert here.finish(winner=None) == []
+    lines = run.lines[HISTORY]
+    for number in [number for number, line in lines.items() if json.loads(line)["_step"] > 3]:
+        del lines[number]
+    assert len(lines) == 8
+    reopened = here.open(*server.sweeps)
+    reopened.ended(0, "complete", None, closed=True)
+    assert here.finish(winner=None) == []
+    assert any("all after row 4 is missing" in text for text in here.notices)
+    assert [row["_step"] for row in run.history] == list(range(8))
+    assert_sent_alike(run)
 
 
 def test_what_is_refused_at_the_end_is_named_and_nothing_else_is_lost(

@@ -50,7 +50,7 @@ def inspected(path: Path) -> list[dict[str, object]]:
 def test_a_run_that_ended_is_left_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, "well")
     written = runlog.read(path)
-    assert (written.rows, written.ended) == (200, True)
+    assert (written.rows, written.steps, written.ended) == (200, 200, True)
     assert runlog.has_row(path, "long", loss=199)
     assert not runlog.has_row(path, "long", loss=200)
     assert not runlog.has_row(path, "short", loss=199)
@@ -68,7 +68,7 @@ def test_the_last_words_of_a_run_that_was_killed(tmp_path: Path, torn: bytes) ->
         file.write(torn)
     runlog.say_last_words(path, outcome=Outcome.STOPPED, error="why")
     assert runlog.read(path) == runlog.Written(
-        rows=rows, checkpoints=frozenset(), artifacts=frozenset(), files=frozenset(), ended=True
+        rows=rows, steps=rows, checkpoints=frozenset(), artifacts=frozenset(), files=frozenset(), ended=True
     )
     *_, summary, end = inspected(path)
     assert summary["summary"] == {"update": {"outcome": "stopped", "error": "why"}}
