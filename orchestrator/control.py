@@ -25,16 +25,16 @@ class Control:
         if said is None or said == self._known:
             return None
         self._known = said
-        return Command(said["command"])
+        return said[0]
 
-    def _read(self) -> dict[str, str] | None:
+    def _read(self) -> tuple[Command, str] | None:
         try:
-            said: dict[str, str] = json.loads(self._folder.read_text(FILE))
-        except (
-            StorageError
-        ):  # nothing was ever asked, or the storage does not answer: then the next look is in a second
+            said = json.loads(self._folder.read_text(FILE))
+            return Command(said["command"]), str(said["asked"])
+        except StorageError:  # nothing was ever asked, or the storage does not answer: the next look is in a second
             return None
-        return said
+        except (ValueError, KeyError, TypeError):  # no user's command wrote that, and no sweep ends because of it
+            return None
 
 
 def ask(folder: SweepFolder, command: Command) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator import ranking, wandb_yaml
 from orchestrator.delivery import Delivery, alone, named
+from orchestrator.errors import InputError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Ended, Landed, Outcome
@@ -32,8 +33,11 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     """Bring up what is not there yet, into the sweep that W&B has of it, made here where it has none.
 
     Raises:
+        InputError: it has no runs, and is to have none.
         TrackingError: the server cannot be reached, or refuses.
     """
+    if spec.tracking.mode == "disabled":
+        raise InputError(f"{spec.name} has no W&B runs to bring up: it was run with tracking.mode=disabled")
     with alone(folder):
         return _sync(folder, spec, say)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from simulated import simulate
 
+from orchestrator import cli
 from orchestrator import desk as module
 from orchestrator.desk import Desk
 from orchestrator.errors import TrackingError
@@ -189,3 +190,9 @@ def test_a_trial_that_ends_has_its_own_folders_looked_for(desk: Desk, monkeypatc
     assert asked == [
         "wandb", "wandb/offline-run-20261121_120000-s-3", "wandb/checkpoints/3", "wandb/checkpoints/4",
     ]  # fmt: skip
+
+
+def test_a_sweep_without_runs_gets_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = simulate(tmp_path, 1, tracking={"mode": "disabled"})
+    assert cli.main(["sync", folder.show("").rstrip("/")]) == 2
+    assert "tracking.mode=disabled" in capsys.readouterr().err
