@@ -45,6 +45,7 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
 def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     ledger = Ledger(folder, spec)
     page = Page(spec, ledger.recall("wandb_sweep"))
+    delivery = Delivery(spec, folder, page)
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
@@ -52,7 +53,7 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     if page.sweep_id is None:
         made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
         ledger.remember("wandb_sweep", made)
-    delivery, missing, arrived, there = Delivery(spec, folder, page), dict[str, str](), 0, 0
+    missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
     sent = [r.number for r in ledger.records if delivery.segments(r.number) and not delivery.waiting(r.number)]

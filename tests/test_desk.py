@@ -104,10 +104,15 @@ class Stage:
         return ledger
 
     def sync(self, code: int = 0) -> str:
-        """What `sync` prints."""
+        """What `sync` prints, in a folder where it leaves nothing."""
         command = [sys.executable, "-m", "orchestrator", "sync", self.folder.show("").rstrip("/")]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=300)
+        here = self.folder.work.parent / "here"
+        here.mkdir(exist_ok=True)
+        done = subprocess.run(
+            command, cwd=here, env=self.environment, capture_output=True, text=True, check=False, timeout=300
+        )
         assert done.returncode == code, done.stdout + done.stderr
+        assert not list(here.iterdir())
         return done.stdout + done.stderr
 
     def finish(self, winner: int | None = 0, former: Sequence[int] = ()) -> list[str] | None:
