@@ -94,7 +94,7 @@ def _trial(ledger: Ledger, slot: str, clock: _Clock) -> datetime:
                 number=record.number,
                 epoch=epoch,
                 value=value,
-                metrics={},
+                metrics={"val/loss": 1 - value, "latency_ms": record.params["channels"] / 8},
                 best_epoch=best,
                 checkpoint=path,
                 best_checkpoint=path,

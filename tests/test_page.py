@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from simulated import simulate
 from wandb.sdk.lib.asyncio_manager import RunCancelledError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from orchestrator.errors import TrackingError
-from orchestrator.page import translated
+from orchestrator.page import Page, translated
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,13 @@ def test_a_service_that_is_gone_is_trouble_like_any_other(lost: type[Exception])
 def test_a_refusal_is_of_the_key_only_where_every_key_would_do(status: str, key: bool, said: str) -> None:
     with pytest.raises(TrackingError, match=said), translated(key=key):
         raise WandbApiFailedError(f"returned error {status}")
+
+
+def test_a_winner_without_a_checkpoint_there_is_no_silent_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(simulate(tmp_path, 1)[1])
+    monkeypatch.setattr(page, "_versions", lambda run_id: [])
+    for ask in (lambda: page.crown("s-0", ["s-1"]), lambda: page.link("s-0", "winners", [])):
+        with pytest.raises(TrackingError, match="no checkpoint of run s-0 with the alias `best`"):
+            ask()

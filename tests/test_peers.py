@@ -14,17 +14,12 @@ from typing import Any
 
 from conftest import clean_environment
 from simulated import simulate
+from writer import Writer
 
+from orchestrator import runlog
 from orchestrator.ledger import Ledger
 
 DASHBOARD = "import sys; from optuna_dashboard._cli import main; sys.argv[0] = 'optuna-dashboard'; main()"
-OFFLINE_RUN = """
-import wandb
-run = wandb.init(mode="offline", project="p", id="s-0", dir=".", settings=wandb.Settings(silent=True))
-for epoch in range(3):
-    run.log({"val/accuracy": epoch / 4, "epoch": epoch})
-run.finish()
-"""
 
 
 def test_optuna_dashboard_opens_the_ledger(tmp_path: Path) -> None:
@@ -65,12 +60,16 @@ def _ask(server: subprocess.Popen[bytes], url: str) -> Any:
 
 
 def test_leet_reads_an_offline_run(tmp_path: Path) -> None:
+    """As a worker's own tracker has written it."""
     environment = clean_environment(tmp_path)
-    subprocess.run([sys.executable, "-c", OFFLINE_RUN], cwd=tmp_path, env=environment, check=True)
-    [run] = (tmp_path / "wandb").glob("offline-run-*")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    folder, spec = simulate(tmp_path, 1, name="s")
+    assert not [said for said in Writer(folder, environment, 0, 1, "well") if said[0] == "notice"]
+    [run] = folder.run_files("s-0")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run.parent)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) > 3
-    assert "s-0" in done.stdout
-    assert done.stdout.count("val/accuracy") >= 3
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [record["type"] for record in records]
+    assert kinds.count("history") == runlog.read(run).rows == 4
+    assert kinds.count("artifact") == 3  # a table, and two checkpoints
+    assert kinds[-1] == "exit"
+    assert f"{spec.name}/0" in done.stdout

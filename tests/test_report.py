@@ -22,6 +22,10 @@ from orchestrator.spec import Spec
 # What the page is made of, which anyone can list: https://plotly.com/javascript/reference/ knows no other names.
 CHART = {"slots", "best", "curves", "slice-1", "slice-2", "map", "parallel", "importance"}
 
+# And where there are several objectives.
+OBJECTIVES = {"val/loss": "minimize", "latency_ms": "minimize"}
+FRONTS = {"front-1", "front-2"}
+
 
 def ledger_of(made: tuple[SweepFolder, Spec]) -> Ledger:
     folder, spec = made
@@ -143,18 +147,18 @@ class TestPage:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver")
-@pytest.mark.parametrize("trials", [10, 1000])
-def test_a_browser_draws_every_panel(trials: int, tmp_path: Path) -> None:
-    folder, _ = simulate(tmp_path, trials)
+@pytest.mark.parametrize(("trials", "objectives"), [(10, {}), (20, OBJECTIVES), (1000, {})])
+def test_a_browser_draws_every_panel(trials: int, objectives: dict[str, str], tmp_path: Path) -> None:
+    folder, _ = simulate(tmp_path, trials, objectives=objectives)
     assert cli.main(["report", folder.show("").rstrip("/")]) == 0
     path = tmp_path / folder.name / "report.html"
     assert path.stat().st_size < 5e6
     with browser() as driver:
-        for width, theme in ((1280, "light"), (400, "dark")) if trials == 10 else ((1280, "light"),):
+        for width, theme in ((1280, "light"), (400, "dark")) if trials < 1000 else ((1280, "light"),):
             look_at(driver, path, width=width, theme=theme)
-            assert driver.execute_script("return Object.keys(figures)") == [
-                name for name in driver.execute_script(DRAWN) if name in CHART
-            ]
+            names = driver.execute_script("return Object.keys(figures)")
+            assert set(names) == CHART | (FRONTS if objectives else set())
+            assert names == [name for name in driver.execute_script(DRAWN) if name in names]
             assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth"), "no side scroll"
             assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == BACKGROUND[theme]
         assert (

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
             "tracking.tags=[nightly]", f"space={json.dumps(space)}",
         )  # fmt: skip
         until(lambda: "online-0" in server.runs, 600)
+        started = commands_below(process.pid)
         dashboard = pages_of_ray(Path(lone_sweeps.environment["RAY_TMPDIR"]))
         printed = lone_sweeps.end(process)
         results = lone_sweeps.results("online")
@@ -82,12 +84,34 @@ def test_every_trial_is_one_run_of_a_real_sweep(lone_sweeps: Sweeps) -> None:
         assert results["best"]["wandb_run"] in printed
         assert "not, or not wholly" not in printed
         assert server.unknown == []
+    lone_sweeps.run("report", "online")
+    assert (lone_sweeps.folder / "results/online/report.html").exists()
+    assert any("orchestrator.desk" in command for command in started)
+    assert MARKED_KEY not in "".join(started)
     assert dashboard
     assert [place for place, page in dashboard.items() if MARKED_KEY.encode() in page] == []
     assert_nowhere(MARKED_KEY, lone_sweeps.folder)
     assert_nowhere(MARKED_KEY, Path(lone_sweeps.environment["RAY_TMPDIR"]))
     told = [json.dumps(run.raw_config) + repr(run.files) + repr(run.lines) for run in server.runs.values()]
+    told += [repr(version) for versions in server.artifacts.values() for version in versions]
+    told += [json.dumps(view) for view in server.views]
     assert MARKED_KEY not in "".join(sweep.config_text for sweep in server.sweeps.values()) + "".join(told) + printed
+
+
+def commands_below(process: int) -> list[str]:
+    """The command lines of a process and all that it has started, directly or not."""
+    started: dict[int, list[int]] = {}
+    lines: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            started.setdefault(parent, []).append(int(folder.name))
+            lines[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    found, left = [], [process]
+    while left:
+        found.append(left.pop())
+        left += started.get(found[-1], [])
+    return [lines[each] for each in found if each in lines]
 
 
 def make_repository(folder: Path) -> str:
