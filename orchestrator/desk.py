@@ -158,7 +158,7 @@ class Desk:
             self._closing, self._state = True, state
             self._changed.notify_all()
             began = time.monotonic()
-            while any(trial.carried for trial in self._trials.values()) and not self._is_hopeless(began):
+            while not (self._is_all_done() or self._is_hopeless(began)):
                 self._changed.wait(0.5)
         missing = [self._delivery.run_id(t.number) for t in self._trials.values() if not t.arrived]
         with self.trouble_is_said():
@@ -167,6 +167,10 @@ class Desk:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _is_all_done(self) -> bool:
+        """Whether no run is under way any more, and the page can be told of the end."""
+        return self._connected and not any(trial.carried for trial in self._trials.values())
 
     def _is_hopeless(self, began: float) -> bool:
         """Whether what is left since the end began is not waited for any more; `sync` brings it up."""

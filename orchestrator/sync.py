@@ -49,10 +49,7 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
-    page.connect()
-    if page.sweep_id is None:
-        made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
-        ledger.remember("wandb_sweep", made)
+    _reach(page, spec, ledger)
     missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
@@ -80,6 +77,14 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     folder.push(folder.ledger.name)
     address = page.address("").replace("/runs/", f"/sweeps/{page.sweep_id}")
     return Told(arrived=arrived, there=there, missing=missing, address=address)
+
+
+def _reach(page: Page, spec: Spec, ledger: Ledger) -> None:
+    """Connect to the sweep's page, which is made where there is none."""
+    page.connect()
+    if page.sweep_id is None:
+        made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
+        ledger.remember("wandb_sweep", made)
 
 
 def _send(

@@ -31,6 +31,7 @@ class FakePage:
         self.told: list[str] = []
         self.looks, self.sweep_id = 0, None
         self.dropped: list[str] = []
+        self.dropping: Callable[[], None] = lambda: None
 
     def connect(self) -> None:
         self._note("connects")
@@ -58,6 +59,7 @@ class FakePage:
 
     def drop_checkpoints(self, run_id: str) -> None:
         self.dropped.append(run_id)
+        self.dropping()
 
     def _note(self, name: str) -> None:
         with self.asked:
@@ -76,6 +78,7 @@ class FakeDelivery:
     def __init__(self) -> None:
         self.sent: set[int] = set()
         self.checked: Callable[[], None] = lambda: None
+        self.settling: Callable[[], None] = lambda: None
 
     def run_id(self, number: int) -> str:
         return f"s-{number}"
@@ -92,7 +95,7 @@ class FakeDelivery:
         self.sent.add(int(path.stem.rpartition("-")[2]))
 
     def settle(self, number: int, **_: object) -> None:
-        """All of it is there."""
+        self.settling()
 
     def conclude(self, tell: Callable[[], None], *_: object) -> dict[str, str]:
         tell()
@@ -164,6 +167,7 @@ def test_an_instant_without_the_server_does_not_end_the_wait(desk: Desk, monkeyp
     desk._cut_off()
     assert not desk._is_hopeless(1000 - short)
     assert desk._is_hopeless(1000 - long)
+    desk._connected = True
     assert desk._is_hopeless(1000 - module.FINISH_TIMEOUT_S - 1)
 
 
@@ -176,6 +180,33 @@ def test_what_is_noted_at_the_last_moment_is_done(desk: Desk, page: FakePage) ->
     desk.ended(0, "complete", None, closed=True)
     desk.finish("FINISHED", None, [])
     assert page.dropped == ["s-0"]
+
+
+def test_runs_are_checked_and_dropped_a_few_at_a_time(desk: Desk, page: FakePage) -> None:
+    """Each takes several requests, and a resumed sweep drops the checkpoints of all that it ever dropped."""
+    delivery, left = desk._delivery, list[int]()
+    assert isinstance(delivery, FakeDelivery)
+    delivery.settling = page.dropping = lambda: left.append(desk._at_once._value)
+    desk.open("sweep001", "x")
+    desk.evict([0])
+    desk.finish("FINISHED", None, [])
+    assert left == 2 * [module.AT_ONCE - 1]
+
+
+def test_an_end_is_told_to_a_server_that_comes_back(desk: Desk, page: FakePage) -> None:
+    """Also where all runs are there already."""
+    desk.open("sweep001", "x")
+    page.until(lambda: page.looks)
+    page.down = True
+    page.until(lambda: not desk._connected)
+    ends = threading.Thread(target=desk.finish, args=["FINISHED", None, []])
+    ends.start()
+    connects = page.connects
+    page.until(lambda: page.connects > connects or not ends.is_alive())
+    page.down = False
+    ends.join(60)
+    assert page.state == "FINISHED"
+    assert said(desk)[-1] == ("Delivered", {"missing": []})
 
 
 def test_a_trial_that_ends_has_its_own_folders_looked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
