@@ -199,7 +199,10 @@ def _missing(written: Sequence[runlog.Written], facts: Facts | None, *, checkpoi
 
 
 def _missing_files(written: Mapping[Path, runlog.Written], there: Mapping[str, str | None]) -> str | None:
-    """What of the files that a run's segments saved, as far as they are still on disk, is not on the server."""
+    """What of the files that a run's segments saved, as far as they are still on disk, is not on the server.
+
+    Media are named after what is in them.
+    """
     from wandb.sdk import wandb_setup
 
     ignored = wandb_setup.singleton().settings.ignore_globs
@@ -209,19 +212,16 @@ def _missing_files(written: Mapping[Path, runlog.Written], there: Mapping[str, s
         for name, path in saved.items()  # where several segments saved one, the last one's
         if path.is_file()
         and not any(fnmatch(name, pattern) for pattern in ignored)
-        and not (name in there and _is(path, there[name]))
+        and not (name in there and (name.startswith("media/") or _is(path, there[name])))
     ]
     return f"{len(missing)} files ({', '.join(sorted(missing)[:3])})" if missing else None
 
 
 def _is(path: Path, md5: str | None) -> bool:
-    """Whether a file is the one with this MD5, as far as that can be told and matters.
-
-    Media are named after what is in them, and what a user saved is a link, whose target may change later.
-    """
+    """Whether a file is the one with this MD5; what a user saved is a link, whose target may have changed since."""
     from wandb.sdk.lib.hashutil import md5_file_b64
 
-    return md5 is None or path.is_symlink() or "media" in path.parts or md5_file_b64(path) == md5
+    return md5 is None or path.is_symlink() or md5_file_b64(path) == md5
 
 
 def _hear(messages: Any, errors: list[str], said: Callable[[str], None] | None) -> None:
