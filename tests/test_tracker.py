@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import wandb
-from writer import CONTEXT
+from writer import forked
 
 from orchestrator import runlog
 from orchestrator.folder import SweepFolder
@@ -88,8 +88,7 @@ def test_a_run_that_the_users_code_finishes_goes_on(stage: Stage) -> None:
 
 def test_the_death_of_the_sdks_service_costs_no_epoch(stage: Stage, tmp_path: Path) -> None:
     # In a process of its own: the SDK does not look after a service that died.
-    process = CONTEXT.Process(target=_lose_the_service, args=[tmp_path])
-    process.start()
+    process = forked(_lose_the_service, [tmp_path])
     process.join()
     assert process.exitcode == 0
     stage.assert_whole()

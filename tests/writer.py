@@ -10,16 +10,29 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
+from unittest.mock import patch
 
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Job, Outcome, Report
 from orchestrator.spec import Spec
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lightning.pytorch.loggers"])
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["lightning.pytorch.loggers"])
+
+
+def forked(target: Callable[..., None], arguments: Sequence[Any]) -> BaseProcess:
+    """Start a process; what it is forked from, which lasts, is not of the first test's folder for temporary files."""
+    with patch.dict(os.environ):
+        os.environ.pop("TMPDIR", None)
+        forkserver.ensure_running()
+    process = _CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 class Writer:
@@ -30,10 +43,9 @@ class Writer:
     """
 
     def __init__(self, folder: SweepFolder, environment: dict[str, str], first: int, last: int, end: str) -> None:
-        self._heard, tells = CONTEXT.Pipe(duplex=False)
+        self._heard, tells = _CONTEXT.Pipe(duplex=False)
         arguments = (folder.storage, str(folder.work), environment, first, last, end, tells)
-        self._process: BaseProcess = CONTEXT.Process(target=_write, args=arguments)
-        self._process.start()
+        self._process = forked(_write, arguments)
         tells.close()
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
