@@ -109,7 +109,7 @@ def _log(spec: Spec, folder: SweepFolder, winner: TrialRecord, metrics: dict[str
     """
     name = run_id(spec.name or "", winner.number)
     if spec.tracking.mode == "online":
-        page = Page(spec)
+        page = Page(spec, Ledger(folder, spec, read_only=True).recall("wandb_sweep"))
         try:
             page.connect()
             page.add_to_summary(name, metrics)

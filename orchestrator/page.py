@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -241,7 +242,10 @@ class Page:
 
     def _run(self, run_id: str) -> Any:
         self._sweep_of(run_id)
-        return self._api.run(f"{self.entity}/{self.project}/{run_id}")
+        run = self._api.run(f"{self.entity}/{self.project}/{run_id}")
+        with contextlib.suppress(OSError):  # the SDK makes a folder for what could be downloaded
+            os.removedirs(run.dir)
+        return run
 
     def _best(self, run_id: str) -> Any:
         """The version of a run's checkpoint at its best epoch."""

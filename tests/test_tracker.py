@@ -111,8 +111,7 @@ def _lose_the_service(folder: Path) -> None:
 
 
 def test_a_service_that_died_between_trials_is_replaced(stage: Stage, tmp_path: Path) -> None:
-    process = CONTEXT.Process(target=_lose_the_service_between, args=[tmp_path])
-    process.start()
+    process = forked(_lose_the_service_between, [tmp_path])
     process.join()
     assert process.exitcode == 0
     stage.assert_whole()
