@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,6 +60,9 @@ def run(spec: Spec, jobs: list[Job], judge: Callable[[Report], Verdict] = lambda
             ray.get(board.close.remote(group.slot))
             board.interrupt.remote(Outcome.INTERRUPTED)  # where it was, a trial still trains
             group.join(LEAVE_TIMEOUT_S)  # what is left of it then goes with the connection
+            if group.is_alive() and isinstance(sys.exception(), KeyboardInterrupt):
+                # Shut down under a thread that still uses it, Ray ends the process with an exit code of its own.
+                os._exit(128 + signal.SIGINT)
 
 
 class _Group(Thread):

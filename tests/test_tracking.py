@@ -127,7 +127,7 @@ def make_repository(folder: Path) -> str:
 
 def pages_of_ray(folder: Path) -> dict[str, bytes]:
     """What the dashboard of the Ray that runs there shows; its logs are files of the folder."""
-    (log,) = folder.glob("ray/session_2*/logs/dashboard.log")
+    log = folder / "ray/session_latest/logs/dashboard.log"
     found = re.search(r"Dashboard head http address: (\S+)", log.read_text())
     assert found
     pages = {}

@@ -26,6 +26,8 @@ def missing() -> str | None:
         return "hosts need root"
     if absent := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"hosts need {', '.join(absent)} (iproute2, util-linux, openssh-server, openssh-client, rsync)"
+    if any(Path(place).resolve().is_relative_to("/tmp") for place in (sys.prefix, __file__)):
+        return "hosts have a /tmp of their own, and what they run is in this machine's: check it out elsewhere"
     probe = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--mount-proc", "true"]
     done = subprocess.run(probe, capture_output=True, text=True)
     return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
