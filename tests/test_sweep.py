@@ -63,7 +63,7 @@ def test_default_sweep_on_a_ray_of_its_own(lone_sweeps: Sweeps) -> None:
 def test_failures_are_the_failing_trials_own(sweeps: Sweeps) -> None:
     sweeps.run(
         "search", *PROBE, "name=bad", "search.sampler=grid", "failures.max_failed=null", "failures.retries=1",
-        "failures.stall_timeout_s=60", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
+        "failures.stall_timeout_s=120", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
         f"params.folder={sweeps.folder}", "params.x=0.25", "training.deterministic=true",
         space(behaviour=options(
             "fine", "raise", "nan", "out_of_memory", "kill_once", "hang_once", "kill_slot_once", "draw_lots"
