@@ -50,9 +50,10 @@ def concurrency(resources: Resources, nodes: Sequence[Mapping[str, float]], budg
     if not fits[scarce]:
         raise SpecError(f"resources: {what}; ask for less, or start the sweep where there is more")
     if isinstance(resources.concurrency, int):
-        if resources.concurrency > max(fits[scarce], there // resources.fewest_workers if resources.is_elastic else 0):
+        most = there // resources.fewest_workers if resources.is_elastic else fits[scarce]
+        if resources.concurrency > most:
             raise SpecError(
-                f"resources.concurrency is {resources.concurrency}, but {what}: at most {fits[scarce]} at once;"
+                f"resources.concurrency is {resources.concurrency}, but {what}: at most {most} at once;"
                 " lower it, or leave it at 'auto'"
             )
         return Concurrency(trials=min(resources.concurrency, budget_trials), reason="as resources.concurrency says")
@@ -74,7 +75,9 @@ def _fit(resources: Resources, node: Mapping[str, float], slot_cpu: float) -> in
 
 def _workers(gpus_each: float, gpus: float) -> int:
     """Workers that GPUs are enough for; a worker's share of a GPU lies on one of them: 2 hold two shares of 0.6."""
-    return _whole(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * _whole(1 / gpus_each)
+    if gpus_each >= 1 or (1 / gpus_each).is_integer():  # then what is left of one is for as many as it looks
+        return _whole(gpus / gpus_each)
+    return int(gpus) * _whole(1 / gpus_each)
 
 
 def slots_to_start(*, ready: int, remaining_trials: int, trial_s: float, start_s: float, cpus: int) -> int:

@@ -63,6 +63,7 @@ class Slot(tune.Trainable):
         self._assigned_at, self._said_that_it_waits = 0.0, False
         self._workers, self._looked_at, self._grows = self._spec.resources.most_workers, math.inf, False
         self._grow_every_s, self._lacks_room = GROW_EVERY_S, False
+        self._grew_from: int | None = None
         self._take(config)
         self._group = threading.Thread(target=self._keep_group, name="worker-group", daemon=True)
         self._group.start()
@@ -78,6 +79,8 @@ class Slot(tune.Trainable):
     def _step(self) -> dict[str, Any]:
         if self._live:
             self._grows = self._can_grow()
+            if self._grows:
+                self._grew_from = self._workers
             self._call("answer", Verdict.MOVE if self._grows else Verdict.CONTINUE)
         else:
             self._assign()
@@ -235,8 +238,9 @@ class Slot(tune.Trainable):
             room = self._room()
             self._lacks_room = room < resources.fewest_workers
             if room >= resources.most_workers or (not self._lacks_room and waited_s >= SETTLE_S):
-                # Where it has not grown, what looked like room was none, and is looked at less and less.
-                self._grow_every_s = GROW_EVERY_S if room > self._workers else 2 * self._grow_every_s
+                if self._grew_from is not None:  # where it did not grow, what looked like room was none
+                    self._grow_every_s = GROW_EVERY_S if room > self._grew_from else 2 * self._grow_every_s
+                    self._grew_from = None
                 self._workers, self._looked_at = room, math.inf
                 return True
             waited_s += 1.0

@@ -69,7 +69,7 @@ class FakePage:
     def until(self, holds: Callable[[], object]) -> None:
         """Wait until something has been asked of it."""
         with self.asked:
-            assert self.asked.wait_for(holds, 300)
+            assert self.asked.wait_for(holds, 60)
 
 
 class FakeDelivery:
@@ -118,7 +118,7 @@ def desk(tmp_path: Path, page: FakePage, monkeypatch: pytest.MonkeyPatch) -> Ite
     page.held.set()
     desk.finish("FINISHED", None, [])
     for thread in [each for each in threading.enumerate() if each.name == "page"]:
-        thread.join(300)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -204,7 +204,7 @@ def test_an_end_is_told_to_a_server_that_comes_back(desk: Desk, page: FakePage) 
     connects = page.connects
     page.until(lambda: page.connects > connects or not ends.is_alive())
     page.down = False
-    ends.join(300)
+    ends.join(60)
     assert page.state == "FINISHED"
     assert said(desk)[-1] == ("Delivered", {"missing": []})
 

@@ -11,7 +11,6 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -36,7 +35,7 @@ from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.trainable import AnyTrainable
 
-pytestmark = pytest.mark.timeout(1200)  # some train a ResNet, which a busy machine takes minutes for
+pytestmark = pytest.mark.timeout(1200)  # some train a ResNet, or compile, which a busy machine takes minutes for
 
 
 class Drawing(pl.LightningModule):
@@ -560,12 +559,15 @@ class TestFunctions:
             train(tmp_path, catalog.load_trainable("plain_torch"), go_on, trainer={"max_steps": 3})
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "c++")), reason="torch.compile on a CPU needs a C++ compiler"
+)
 @pytest.mark.parametrize("trainable", [Trainable(model=Drawing), catalog.load_trainable("plain_torch")])
 def test_a_compiled_model_trains_and_its_checkpoint_is_that_of_one_that_is_not(
     tmp_path: Path, trainable: AnyTrainable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All of it but the last step, the generated code: that is torch's, and half a minute of a C++ compiler.
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     monkeypatch.setattr("orchestrator.loops.function._device", lambda: torch.device("cpu"))
     monkeypatch.setattr("ray.train.torch.prepare_model", lambda model, **_: model)
     monkeypatch.setattr("ray.train.torch.prepare_data_loader", lambda loader: loader)

@@ -205,6 +205,10 @@ class TestCapacity:
         free = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 0.5, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, {HEAD: 1.0}]
         assert workers_that_fit(elastic, free) == 3
         assert workers_that_fit(elastic, free * 2) == 4
+        shared = Resources(workers="1..4", gpus_per_worker=0.5)
+        assert workers_that_fit(shared, [{"CPU": 8.0, "GPU": 0.5}, {"CPU": 8.0, "GPU": 1.0}]) == 3
+        with pytest.raises(SpecError, match=r"at most 8 at once"):
+            at_once({"CPU": 8}, workers="1..8", concurrency=9)
         assert at_once({"CPU": 8}, workers="2..8", concurrency=4) == 4  # each with fewer than it would have
 
     @pytest.mark.parametrize(

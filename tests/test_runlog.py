@@ -31,7 +31,7 @@ run.finish()
 
 def write(folder: Path, end: str) -> Path:
     done = subprocess.run(
-        [sys.executable, "-c", WRITER, end], cwd=folder, env=clean_environment(folder), check=False, timeout=300
+        [sys.executable, "-c", WRITER, end], cwd=folder, env=clean_environment(folder), check=False, timeout=100
     )
     assert done.returncode == (-signal.SIGKILL if end == "die" else 0)
     (path,) = folder.glob("wandb/offline-run-*/run-s-3.wandb")
@@ -42,7 +42,7 @@ def inspected(path: Path) -> list[dict[str, object]]:
     """What the SDK's own tool makes of a file."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.parent)]
     done = subprocess.run(
-        command, env=clean_environment(path.parent), capture_output=True, text=True, check=True, timeout=300
+        command, env=clean_environment(path.parent), capture_output=True, text=True, check=True, timeout=100
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -274,7 +274,7 @@ def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
         assert server.unknown == []
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 300) -> None:
+def until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline
@@ -359,6 +359,6 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
     # Ctrl-C while a replay trains.
     hangs.unlink()
     process = sweeps.start("replay", "next", "0")
-    until(hangs.exists, 600)
+    until(hangs.exists, 120)
     process.send_signal(signal.SIGINT)
-    sweeps.end(process, code=130, timeout_s=600)
+    sweeps.end(process, code=130, timeout_s=120)
