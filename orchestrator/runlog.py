@@ -101,7 +101,7 @@ def has_ended(path: Path) -> bool:
 def has_row(path: Path, key: str, **where: float) -> bool:
     """Whether a row of history has a key, and other keys' values."""
     for _, record in _parsed(path):
-        row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        row = _row(record)
         if key in row and all(name in row and json.loads(row[name]) == value for name, value in where.items()):
             return True
     return False
@@ -111,7 +111,8 @@ def values(path: Path, key: str) -> Counter[float]:
     """How often a row of history has each value of a metric."""
     found: Counter[float] = Counter()
     for _, record in _parsed(path):
-        found.update(json.loads(item.value_json) for item in record.history.item if key in (item.key, *item.nested_key))
+        if key in (row := _row(record)):
+            found[json.loads(row[key])] += 1
     return found
 
 
@@ -180,6 +181,11 @@ def amend(path: Path, values: Mapping[str, Any]) -> None:
         for record in (messages.Record(num=number + 1, summary=messages.SummaryRecord(update=update)), *after):
             _append(file, record.SerializeToString())
     sent_marker(path).unlink(missing_ok=True)
+
+
+def _row(record: Any) -> dict[str, str]:
+    """A row of history, each value as JSON; of a record of another kind nothing."""
+    return {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
 
 
 def _parsed(path: Path) -> Iterator[tuple[int, Any]]:

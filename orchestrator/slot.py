@@ -180,10 +180,10 @@ class Slot(tune.Trainable):
         """Tell the user, once, of a trial that no workers take for long: the cluster may have to grow for them."""
         if self._said_that_it_waits or time.monotonic() - self._assigned_at < WAITING_S:
             return
-        free, needs = ray.available_resources(), self._spec.resources
         pending = {"PENDING", "RESCHEDULING"} & {group["state"] for group in placement_group_table().values()}
         if (pending or self._lacks_room) and self._call("is_waiting"):
             self._said_that_it_waits = True
+            free, needs = ray.available_resources(), self._spec.resources
             there = ", ".join(
                 f"{free.get(name, 0):g} {name}s" for name in ("CPU", "GPU") if ray.cluster_resources().get(name)
             )

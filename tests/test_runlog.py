@@ -54,6 +54,9 @@ def test_a_run_that_ended_is_left_as_it_is(tmp_path: Path) -> None:
     assert runlog.has_row(path, "long", loss=199)
     assert not runlog.has_row(path, "long", loss=200)
     assert not runlog.has_row(path, "short", loss=199)
+    assert runlog.values(path, "loss") == dict.fromkeys(range(200), 1)
+    assert runlog.values(path, "short") == {}
+    assert runlog.has_ended(path)
     before = path.read_bytes()
     runlog.say_last_words(path, outcome=Outcome.FAILED, error="why")
     assert path.read_bytes() == before
