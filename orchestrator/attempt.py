@@ -411,19 +411,15 @@ class Attempt:
 
     def _tidy(self) -> dict[str, list[str]]:
         """Delete the checkpoints that are not kept; those that are, best first, with their artifact aliases."""
+        if self._outcome in (Outcome.PAUSED, Outcome.MOVED):
+            return {}  # it goes on from the newest
         epochs = self._folder.checkpoints(self.job.number)
         best = ranking.best_epoch(self.spec.goal, self._curve)
-        if self._outcome in (Outcome.PAUSED, Outcome.INTERRUPTED, Outcome.MOVED):
-            return {}  # it will go on from the newest
         kept = ranking.kept_epochs(self.spec.checkpoints.keep, list(epochs), best)
-        # Not the newest: until the trial's end is on record it is what the trial would go on from.
-        self._folder.drop_checkpoints(self.job.number, kept={*kept, *self._shared, max(epochs, default=0)})
-        aliases: dict[str, list[str]] = {
-            epochs[epoch]: [] for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))
-        }
-        for path, epoch in {path: epoch for epoch, path in epochs.items() if epoch in kept}.items():
-            aliases[path] += ["best"] * (epoch == best) + ["latest"] * (epoch == max(kept))
-        return aliases
+        if self._outcome is not Outcome.INTERRUPTED:  # it may go on, from the newest
+            # Not the newest: until the trial's end is on record it is what the trial would go on from.
+            self._folder.drop_checkpoints(self.job.number, kept={*kept, *self._shared, max(epochs, default=0)})
+        return {epochs[epoch]: names for epoch, names in ranking.aliases(kept, best).items()}
 
     def _nothing_reported(self, name: str) -> SpecError:
         """The error for a metric that never appears."""

@@ -12,13 +12,14 @@ import asyncio
 import fcntl
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from orchestrator import runlog
+from orchestrator import runlog, salvage
 from orchestrator.credentials import own_folders
 from orchestrator.errors import OrchestratorError, TrackingError
 from orchestrator.folder import SweepFolder, sent_marker
@@ -36,6 +37,7 @@ class Delivery:
 
     def __init__(self, spec: Spec, folder: SweepFolder, page: Page) -> None:
         self._spec, self._folder, self._page = spec, folder, page
+        self._one_at_a_time = threading.Lock()
         os.environ.update(own_folders(folder.work))
 
     def run_id(self, number: int) -> str:
@@ -113,6 +115,17 @@ class Delivery:
             self.hold(number)
         return found
 
+    def salvage(self, number: int) -> None:
+        """Log a trial's checkpoints, as far as its workers did not get to; they are gone.
+
+        Raises:
+            TrackingError: that failed.
+        """
+        logged = {epoch for path in self.segments(number) for epoch in runlog.read(path).checkpoints.values()}
+        if self.segments(number) and not self._folder.checkpoints(number).keys() <= logged:
+            with self._one_at_a_time:
+                salvage.salvage(self._folder, [number])
+
     def hold(self, number: int) -> None:
         """Let a trial's checkpoints wait for their upload once more, where they do not; what was sent may be gone."""
         if not self._folder.held_checkpoints(number).exists():
@@ -120,13 +133,16 @@ class Delivery:
                 self._folder.hold(path, number)
 
     def settle(self, number: int, *, evicted: bool) -> None:
-        """See that all of one trial's run is there, and say in it what its weights come from.
+        """See that all of one trial's run is there, and nothing that is kept no more; say what its weights come from.
 
         Raises:
             TrackingError: something is missing, or the server cannot be asked.
         """
         for missing in self.missing([number], evicted=[number] if evicted else []).values():
             raise TrackingError(missing)
+        parts = [runlog.read(path) for path in self.segments(number)]
+        if former := {digest for part in parts for digest in part.checkpoints} - runlog.last_checkpoints(parts).keys():
+            self._page.drop_checkpoints(self.run_id(number), only=former)
         if self._spec.start_from and is_artifact(self._spec.start_from):
             self._page.use(self.run_id(number), self._spec.start_from)
 
@@ -190,7 +206,7 @@ def _missing(written: Sequence[runlog.Written], facts: Facts | None, *, checkpoi
         return f"{rows} rows"
     if facts.steps < sum(each.steps for each in written):
         return f"all after row {facts.steps}"
-    kept = frozenset().union(*(each.checkpoints for each in written)) if checkpoints else frozenset()
+    kept = runlog.last_checkpoints(written).keys() if checkpoints else frozenset[str]()
     others = frozenset().union(*(each.artifacts for each in written))
     for found, what in ((kept - facts.digests, "checkpoints"), (others - facts.digests, "tables or other artifacts")):
         if found:

@@ -25,6 +25,7 @@ from orchestrator.delivery import Delivery, alone
 from orchestrator.errors import OrchestratorError, StorageError, UndeliverableError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import (
+    GOOD,
     Asked,
     Command,
     Delivered,
@@ -68,6 +69,8 @@ class _Trial:
     over: bool = False
     opened: bool = False
     """Whether a run of it was opened: there are files of it then."""
+    left: bool = False
+    """Whether its workers may not have got to log its checkpoints."""
     evicted: bool = False
     admitted: bool = False
     """Whether its run is a member of the sweep in W&B."""
@@ -123,7 +126,8 @@ class Desk:
         self._fetch(*(place for place in places if not Path(place).is_absolute()), f"wandb/checkpoints/{number}")
         if not closed:
             close_dead(self._folder, Ended(number=number, outcome=Outcome(outcome), error=error))
-        self._note(number, over=True)
+        # Whoever goes down with an error closes its run, and leaves the rest to the next attempt, if there is one.
+        self._note(number, over=True, left=not closed or outcome not in GOOD - {Outcome.STOPPED})
 
     def _fetch(self, *places: str) -> None:
         """Bring folders of the sweep's to this machine, where its storage is not local."""
@@ -323,6 +327,9 @@ class Desk:
 
     def _carry_on(self, trial: _Trial) -> None:
         over, news, name = trial.over, trial.news, self._delivery.run_id(trial.number)
+        if over and trial.left and not trial.evicted:
+            self._delivery.salvage(trial.number)
+            trial.left = False
         waiting = self._delivery.waiting(trial.number)
         if waiting and not trial.admitted:
             self._page.admit(name)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,11 +193,11 @@ class Page:
         with translated():
             self._run(run_id).use_artifact(self._api.artifact(reference))
 
-    def drop_checkpoints(self, run_id: str) -> None:
-        """Delete the versions of a run's checkpoints, the sweep's best excepted."""
+    def drop_checkpoints(self, run_id: str, *, only: Collection[str] | None = None) -> None:
+        """Delete the versions of a run's checkpoints, or only those with some digests; never the sweep's best."""
         with translated():
             for version in self._versions(run_id):
-                if BEST not in version.aliases:
+                if BEST not in version.aliases and (only is None or version.digest in only):
                     version.delete(delete_aliases=True)
 
     def crown(self, run_id: str, former: Iterable[str]) -> None:

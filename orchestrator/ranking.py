@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar
 
 Goal = Literal["maximize", "minimize"]
@@ -92,6 +92,14 @@ def kept_epochs(keep: Keep, epochs: Sequence[int], best: int | None) -> set[int]
         return set(epochs)
     wanted = {best} if keep == "best" else {best, max(epochs)}
     return {epoch for epoch in epochs if epoch in wanted}
+
+
+def aliases(kept: Collection[int], best: int | None) -> dict[int, list[str]]:
+    """The artifact aliases of an ended trial's checkpoints that are kept, by epoch: the best first, then the newest."""
+    return {
+        epoch: ["best"] * (epoch == best) + ["latest"] * (epoch == max(kept))
+        for epoch in sorted(kept, key=lambda epoch: (epoch != best, -epoch))
+    }
 
 
 def evicted(goal: Goal, trials: Iterable[T], keep_trials: int | None) -> list[T]:

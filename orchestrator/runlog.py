@@ -12,7 +12,7 @@ import json
 import struct
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,8 +57,8 @@ class Written:
     """Of history."""
     steps: int
     """How far W&B counts them: the number of the last one, and one more; a file that goes on with a run begins at 0."""
-    checkpoints: frozenset[str]
-    """Digests of the checkpoints that were logged."""
+    checkpoints: Mapping[str, int]
+    """Epochs of the trial's checkpoints that were logged, by the artifact's digest."""
     artifacts: frozenset[str]
     """Digests of what else was logged as an artifact, such as tables."""
     files: frozenset[str]
@@ -70,24 +70,34 @@ class Written:
 def read(path: Path) -> Written:
     """Count what a run's file holds."""
     kinds: Counter[str] = Counter()
-    digests: dict[bool, set[str]] = {True: set(), False: set()}
-    files: set[str] = set()
+    checkpoints, others, files = dict[str, int](), set[str](), set[str]()
     steps = 0
     for _, record in _parsed(path):
         kinds[record.WhichOneof("record_type")] += 1
         if record.WhichOneof("record_type") == "artifact":
-            digests[record.artifact.type == MODEL].add(record.artifact.digest)
+            if record.artifact.name == f"model-{path.stem.removeprefix('run-')}":
+                checkpoints[record.artifact.digest] = json.loads(record.artifact.metadata)["epoch"]
+            else:
+                others.add(record.artifact.digest)
         if record.WhichOneof("record_type") == "history":
             steps = record.history.step.num + 1
         files |= {item.path for item in record.files.files}
     return Written(
         rows=kinds["history"],
         steps=steps,
-        checkpoints=frozenset(digests[True]),
-        artifacts=frozenset(digests[False]),
+        checkpoints=checkpoints,
+        artifacts=frozenset(others),
         files=frozenset(files),
         ended=bool(kinds["exit"]),
     )
+
+
+def last_checkpoints(parts: Sequence[Written]) -> Mapping[str, int]:
+    """The checkpoints that a run has, of those that its parts have logged, oldest part first.
+
+    Each time all that are kept are logged, so that those of earlier parts are not kept any more.
+    """
+    return next((part.checkpoints for part in reversed(parts) if part.checkpoints), {})
 
 
 def has_ended(path: Path) -> bool:

@@ -11,9 +11,10 @@ from orchestrator.delivery import Delivery, alone, named
 from orchestrator.errors import InputError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.messages import Ended, Landed, Outcome
+from orchestrator.messages import Landed
 from orchestrator.page import Page
 from orchestrator.results import ALIVE, STATES, Status, build, write
+from orchestrator.salvage import ending, salvage, unlogged
 from orchestrator.spec import Spec
 from orchestrator.tracking import close_dead, succeed
 
@@ -52,6 +53,8 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     _reach(page, spec, ledger)
     missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
+    if left := [r.number for r in ledger.records if r.number not in evicted and unlogged(spec, folder, r)]:
+        salvage(folder, left)
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
     sent = [r.number for r in ledger.records if delivery.segments(r.number) and not delivery.waiting(r.number)]
     delivery.missing(sent, evicted=evicted)
@@ -95,8 +98,7 @@ def _send(
     *,
     evicted: bool,
 ) -> None:
-    outcome = Outcome(record.outcome) if record.state != "RUNNING" else Outcome.INTERRUPTED
-    close_dead(folder, Ended(number=record.number, outcome=outcome, error=record.error))
+    close_dead(folder, ending(record))
     page.admit(delivery.run_id(record.number))
     delivery.hold(record.number)
     for path in delivery.waiting(record.number):

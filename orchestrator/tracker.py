@@ -24,7 +24,7 @@ from typing import Any
 from orchestrator import runlog
 from orchestrator.credentials import own_folders
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import GOOD, Job, Outcome, Report, first_line
+from orchestrator.messages import GOOD, Ended, Job, Outcome, Report, first_line
 from orchestrator.naming import run_id
 from orchestrator.spec import Spec
 
@@ -260,6 +260,21 @@ class Tracker:
             self._notify(f"W&B run {run.id} on disk is incomplete ({first_line(exc)})")
             return False
         return True
+
+    def add_part(self, job: Job, ended: Ended, checkpoints: Mapping[str, Sequence[str]]) -> None:
+        """Log checkpoints of a trial that has no workers any more, in a part of its run that has nothing else.
+
+        Args:
+            job: the trial, with its curve.
+            ended: how it ended.
+            checkpoints: the aliases of each checkpoint, by path.
+        """
+        self._job, self._reports = job, []
+        self._run = self._init(job, _with_room(self._folder.work))
+        self._parts = [Path(self._run.settings.sync_file)]
+        if job.changes:
+            _tell_copies(self._run, self._spec, job)
+        self.close(ended.outcome, ended.error, checkpoints=checkpoints, curve=job.curve)
 
     def _finish(self, end: Callable[[], None], outcome: Outcome) -> None:
         """Let the run end, on disk; what raises is not the disk's or the service's being away for a moment."""

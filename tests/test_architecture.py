@@ -156,6 +156,7 @@ def test_vocabulary_and_rules_look_only_down() -> None:
 def test_processes_import_only_those_they_start() -> None:
     front = {"cli", "front", *VERBS}
     order = ["sweep", "slot", "worker", "attempt", "tracker"]
+    assert {module for module in MODULES if "tracker" in siblings(module)} == {"worker", "attempt", "salvage"}
     for index, module in enumerate(order):
         assert siblings(module) & {*front, *order[:index]} == set(), module
 

@@ -29,6 +29,8 @@ from orchestrator.spec import Spec, check, resolve
 from orchestrator.tracking import News, Tracking
 from orchestrator.verbs import resume
 
+# What `Writer` has trials report.
+CURVE = {1: 0.1, 2: 0.2, 3: 0.0}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -86,19 +88,20 @@ class Stage:
             assert time.monotonic() < deadline, (self.heard, self.folder.log.read_text()[-2000:])
             time.sleep(0.05)
 
-    def record(self, trials: int) -> Ledger:
-        """What is on record of trials that completed, of a sweep that finished."""
+    def record(self, trials: int, *others: Ended) -> Ledger:
+        """What is on record of trials of three epochs, of a sweep that finished; most completed, others ended thus."""
+        ends = {ended.number: ended for ended in others}
         ledger = Ledger(self.folder, self.spec, create=True)
         for number in range(trials):
             ledger.ask()
             ledger.start(Started(number=number, slot="slot-0", wandb_run=f"run-s-{number}"))
-            path = self.folder.checkpoint(number, 2)
-            ledger.report(
-                Report(
-                    number=number, epoch=3, value=0.2, metrics={}, best_epoch=2, checkpoint=path, best_checkpoint=path
-                )
-            )  # fmt: skip
-            ledger.end(Ended(number=number, outcome=Outcome.COMPLETE))
+            for epoch, value in CURVE.items():
+                path, best = (self.folder.checkpoint(number, at) for at in (epoch, min(epoch, 2)))
+                ledger.report(
+                    Report(number=number, epoch=epoch, value=value, metrics={}, best_epoch=min(epoch, 2),
+                           checkpoint=path, best_checkpoint=best)
+                )  # fmt: skip
+            ledger.end(ends.get(number, Ended(number=number, outcome=Outcome.COMPLETE)))
         ledger.remember("wandb_sweep", next(news.sweep_id for news in self.heard if isinstance(news, Joined)))
         self.folder.write_text("results.json", json.dumps({"status": "finished"}))
         return ledger
@@ -173,9 +176,10 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     here.work(2, 3, "die")
     assert here.desk is not None
     here.until(lambda: Landed(number=2, url=f"{server.url}/team/p/runs/s-2") in here.heard)
+    ledger = here.record(4, Ended(number=2, outcome=Outcome.FAILED, error="killed"))
     here.desk.ended(2, "failed", "killed", closed=False)
     here.desk.evict([1])
-    assert here.finish(winner=0) == []
+    assert here.finish(winner=0) == [], here.notices
     (sweep,) = server.sweeps.values()
     assert (sweep.state, sweep.project, sorted(sweep.run_ids)) == ("FINISHED", "p", ["s-0", "s-1", "s-2"])
     assert sweep.config["description"] == "Started by: python -m orchestrator search x"
@@ -189,6 +193,11 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
         "failed", 1, "failed", "killed",
     )  # fmt: skip
     assert len([row for row in dead.history if "score" in row]) == 3
+    assert dead.config["x"] == ledger.records[2].params["x"]
+    # What it had reached is there, though it got to log none of it.
+    assert [(version.aliases, version.files) for version in server.artifacts["model-s-2"]] == [
+        ({"best"}, {"epoch-0002.ckpt": b"2/2"}), ({"latest"}, {"epoch-0003.ckpt": b"2/3"}),
+    ]  # fmt: skip
     best = server.artifacts["model-s-0"][0]
     assert best.aliases == {"best", "sweep-best"}
     assert best.metadata["value"] == 0.2
@@ -379,6 +388,37 @@ def test_files_that_are_refused_are_missed(server: WandbServer, stage: Callable[
     assert "1 runs brought to W&B" in here.sync()
     assert b"\nwandb==" in saved["requirements.txt"]
     assert [name for name in saved if name.startswith("media/")]
+
+
+def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
+    server: WandbServer, stage: Callable[..., Stage]
+) -> None:
+    """It was interrupted, which logs what it had reached, and went on until the whole sweep was killed."""
+    here = stage()
+    here.open()
+    here.work(0, 1)
+    assert here.finish(winner=None) == []
+    assert [version.aliases for version in server.artifacts["model-s-0"]] == [{"best"}, {"latest"}]
+    ledger = here.record(1, Ended(number=0, outcome=Outcome.INTERRUPTED))
+    here.folder.delete(here.folder.checkpoint(0, 3))
+    newest, best = here.folder.checkpoint(0, 4), here.folder.checkpoint(0, 2)
+    here.folder.write_text(newest, "0/4")
+    ledger.report(
+        Report(number=0, epoch=4, value=0.1, metrics={}, best_epoch=2, checkpoint=newest, best_checkpoint=best)
+    )
+    assert "1 runs brought to W&B" in here.sync()
+    there = {name: data for version in server.artifacts["model-s-0"] for name, data in version.files.items()}
+    assert there == {"epoch-0002.ckpt": b"0/2", "epoch-0004.ckpt": b"0/4"}
+    aliases = {min(version.files): version.aliases for version in server.artifacts["model-s-0"]}
+    assert aliases == {"epoch-0002.ckpt": {"best", "sweep-best"}, "epoch-0004.ckpt": {"latest"}}
+    assert "0 runs brought to W&B, 1 were there" in here.sync()
+
+    # All of it is sent once more, though a checkpoint that was logged is nowhere any more.
+    server.artifacts["model-s-0"].clear()
+    del server.runs["s-0"].lines[HISTORY][0]
+    assert "1 runs brought to W&B" in here.sync()
+    there = {name: data for version in server.artifacts["model-s-0"] for name, data in version.files.items()}
+    assert there == {"epoch-0002.ckpt": b"0/2", "epoch-0004.ckpt": b"0/4"}
 
 
 def test_rows_that_were_sent_twice_do_not_stand_for_others(server: WandbServer, stage: Callable[..., Stage]) -> None:

@@ -71,7 +71,7 @@ def test_the_last_words_of_a_run_that_was_killed(tmp_path: Path, torn: bytes) ->
         file.write(torn)
     runlog.say_last_words(path, outcome=Outcome.STOPPED, error="why")
     assert runlog.read(path) == runlog.Written(
-        rows=rows, steps=rows, checkpoints=frozenset(), artifacts=frozenset(), files=frozenset(), ended=True
+        rows=rows, steps=rows, checkpoints={}, artifacts=frozenset(), files=frozenset(), ended=True
     )
     *_, summary, end = inspected(path)
     assert summary["summary"] == {"update": {"outcome": "stopped", "error": "why"}}
