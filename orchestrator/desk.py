@@ -37,7 +37,7 @@ from orchestrator.messages import (
     StopTrial,
     first_line,
 )
-from orchestrator.page import Page
+from orchestrator.page import REMADE, Page
 from orchestrator.spec import Spec
 from orchestrator.tracking import LEAVE_TIMEOUT_S, close_dead, decode, encode
 
@@ -223,6 +223,8 @@ class Desk:
             try:
                 if not self._connected:
                     self._page.connect()
+                    if self._page.deleted:
+                        self._say(Notice(text=f"{REMADE} ({self._page.deleted})"))
                     if self._page.sweep_id is None:
                         made = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
                         self._say(Joined(sweep_id=made))

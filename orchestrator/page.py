@@ -18,8 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.credentials import base_url
-from orchestrator.errors import TrackingError, UndeliverableError
+from orchestrator.errors import InputError, TrackingError, UndeliverableError
 from orchestrator.messages import first_line
+from orchestrator.naming import near_miss
 from orchestrator.runlog import MODEL
 from orchestrator.spec import Spec
 
@@ -28,6 +29,8 @@ from orchestrator.spec import Spec
 ANSWER_TIMEOUT_S, RETRIES = 10.0, 2
 # Runs that are asked about in one request.
 RUNS_AT_ONCE = 50
+# What is said where a sweep has gone that was there.
+REMADE = "the sweep's page is not in W&B any more: another one is made"
 # The alias of the sweep's best checkpoint.
 BEST = "sweep-best"
 
@@ -69,6 +72,7 @@ class Page:
 
     def __init__(self, spec: Spec, sweep_id: str | None = None) -> None:
         self._spec, self.sweep_id = spec, sweep_id
+        self.deleted: str | None = None
         self._api: Any = None
         self.project = spec.tracking.project or ""
         self.entity = ""
@@ -76,20 +80,17 @@ class Page:
     def connect(self) -> None:
         """Reach the server, and learn whom the key belongs to; again after trouble.
 
+        A sweep that somebody has deleted there has no `sweep_id` any more, and can be made again.
+
         Raises:
             TrackingError: it cannot be reached, or refuses.
         """
-        import wandb
-
         with translated(key=True):
-            if self._api is None:
-                settings = wandb.Settings(
-                    x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_TIMEOUT_S, silent=True
-                )
-                wandb.setup(settings=settings)
-                self._api = wandb.Api()
+            self._api = self._api or public_api()
             self.entity = self._spec.tracking.entity or self._api.default_entity
             self._api._service_api.execute_graphql("query Viewer { viewer { entity } }", variables={})
+        if self.sweep_id and not self._ask_project(f'sweep(sweepName: "{self.sweep_id}") {{ state }}').get("sweep"):
+            self.deleted, self.sweep_id = self.sweep_id, None
 
     def make_sweep(self, parameters: Mapping[str, Any], command: str | None) -> str:
         """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id."""
@@ -299,21 +300,52 @@ def _facts(run: Mapping[str, Any], before: Facts | None) -> Facts:
     )
 
 
+def public_api() -> Any:
+    """The SDK's own way to ask the server, with a patience that suits somebody who waits for the answer."""
+    import wandb
+
+    wandb.setup(
+        settings=wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_TIMEOUT_S, silent=True)
+    )
+    return wandb.Api()
+
+
 def fetch(reference: str, into: Path) -> Path:
     """Download the checkpoint that `ENTITY/PROJECT/NAME:ALIAS` names; its local path.
 
     Raises:
-        TrackingError: the server cannot be reached, refuses, or has no such artifact, or it holds no checkpoint.
+        InputError: the server has no such artifact.
+        TrackingError: the server cannot be reached, or refuses, or the artifact holds no checkpoint.
     """
     import wandb
 
     with translated():
-        wandb.setup(settings=wandb.Settings(x_graphql_retry_max=RETRIES, silent=True))
-        artifact = wandb.Api().artifact(reference, type=MODEL)
+        api = public_api()
+        try:
+            artifact = api.artifact(reference, type=MODEL)
+        except wandb.errors.CommError as exc:
+            if "not found" not in str(exc):
+                raise
+            raise InputError(_unknown(api, reference)) from exc
         files = [str(name) for name in artifact.manifest.entries if name.endswith(".ckpt")]
         if len(files) != 1:
             raise TrackingError(f"artifact {reference} holds {len(files)} checkpoints (*.ckpt); it should hold one")
         return Path(str(artifact.download(root=str(into)))) / files[0]
+
+
+def _unknown(api: Any, reference: str) -> str:
+    """What of an artifact's reference the server does not know, and what it does."""
+    collection, _, alias = reference.rpartition(":")
+    project, _, name = collection.rpartition("/")
+    if api.artifact_collection_exists(name=collection, type=MODEL):
+        versions = api.artifacts(MODEL, collection)
+        known = [*dict.fromkeys(alias for version in versions for alias in (*version.aliases, version.version))]
+        return f"'{collection}' has no alias or version '{alias}'{near_miss(alias, known)}; W&B has {', '.join(known)}"
+    try:
+        names = [each.name for each in api.artifact_collections(project, MODEL)]
+    except ValueError:  # there is no such project
+        return f"'{reference}': W&B has no project '{project}', or not for the owner of this key"
+    return f"W&B's project '{project}' has no checkpoints '{name}'{near_miss(name, names) or f', of {len(names)}'}"
 
 
 def results(project: str, entity: str | None, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -325,8 +357,7 @@ def results(project: str, entity: str | None, filters: Mapping[str, Any]) -> lis
     import wandb
 
     with translated():
-        wandb.setup(settings=wandb.Settings(x_graphql_retry_max=RETRIES, silent=True))
-        api = wandb.Api()
+        api = public_api()
         path = f"{entity or api.default_entity}/{project}"
         runs = api.runs(path, filters=dict(filters) or None, order="+created_at", per_page=500, lazy=False)
         found = [{"state": run.state, "config": run.config, "summary": run.summary_metrics} for run in runs]
@@ -377,7 +408,9 @@ def _in_words(exc: BaseException, *, key: bool) -> str:
         case found if found and found[1] != "404":
             return f"W&B at {host} fails ({found[1]})"
         case _ if re.search(
-            r"dial tcp|connection refused|no such host|timeout|deadline|giving up", said, re.IGNORECASE
+            r"dial tcp|connection refused|no such host|timeout|deadline|giving up|did not respond in time",
+            said,
+            re.IGNORECASE,
         ):
             return f"W&B at {host} cannot be reached"
         case _:

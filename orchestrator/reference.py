@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import InputError, TrackingError
 from orchestrator.naming import is_artifact
 
 
@@ -19,7 +19,8 @@ def fetch_checkpoint(name: str, into: str | Path | None = None) -> Path:
         into: the folder that an artifact is downloaded to; a new temporary one where none is given.
 
     Raises:
-        TrackingError: W&B cannot be reached, refuses, or has no such checkpoint.
+        InputError: W&B has no such checkpoint.
+        TrackingError: W&B cannot be reached, or refuses.
     """
     return fetched(name, Path(into) if into else Path(tempfile.mkdtemp(prefix="checkpoint-")))
 
@@ -32,5 +33,6 @@ def fetched(name: str, into: Path) -> Path:
     command = [sys.executable, "-m", "orchestrator", "download", name, str(into)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise TrackingError(done.stderr.strip().rpartition("error: ")[2])
+        error = InputError if done.returncode == InputError.exit_code else TrackingError
+        raise error(done.stderr.strip().rpartition("error: ")[2])
     return Path(done.stdout.strip().splitlines()[-1])

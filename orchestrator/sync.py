@@ -12,7 +12,7 @@ from orchestrator.errors import InputError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Landed
-from orchestrator.page import Page
+from orchestrator.page import REMADE, Page
 from orchestrator.results import ALIVE, STATES, Status, build, write
 from orchestrator.salvage import ending, salvage, unlogged
 from orchestrator.spec import Spec
@@ -50,7 +50,7 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
-    _reach(page, spec, ledger)
+    _reach(page, spec, ledger, say)
     missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
     if left := [r.number for r in ledger.records if r.number not in evicted and unlogged(spec, folder, r)]:
@@ -82,9 +82,11 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     return Told(arrived=arrived, there=there, missing=missing, address=address)
 
 
-def _reach(page: Page, spec: Spec, ledger: Ledger) -> None:
-    """Connect to the sweep's page, which is made where there is none."""
+def _reach(page: Page, spec: Spec, ledger: Ledger, say: Callable[[str], None]) -> None:
+    """Connect to the sweep's page, which is made where there is none, or none any more."""
     page.connect()
+    if page.deleted:
+        say(f"{REMADE} ({page.deleted})")
     if page.sweep_id is None:
         made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
         ledger.remember("wandb_sweep", made)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import InputError, TrackingError
-from orchestrator.page import translated
+from orchestrator.page import public_api, translated
 from orchestrator.space import Parameter
 from orchestrator.spec import Spec
 
@@ -121,6 +121,4 @@ def _panels(spec: Spec, space: Mapping[str, Parameter]) -> list[Any]:
 
 def _entity(spec: Spec) -> str:
     """The team or user the sweep is in; the key's own where the spec names none."""
-    import wandb
-
-    return str(spec.tracking.entity or wandb.Api().default_entity)
+    return str(spec.tracking.entity or public_api().default_entity)

@@ -413,10 +413,18 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
     assert aliases == {"epoch-0002.ckpt": {"best", "sweep-best"}, "epoch-0004.ckpt": {"latest"}}
     assert "0 runs brought to W&B, 1 were there" in here.sync()
 
-    # All of it is sent once more, though a checkpoint that was logged is nowhere any more.
+    # All of it is sent once more, into another page, though a checkpoint that was logged is nowhere any more.
     server.artifacts["model-s-0"].clear()
     del server.runs["s-0"].lines[HISTORY][0]
-    assert "1 runs brought to W&B" in here.sync()
+    (former,) = server.sweeps
+    server.delete_sweep(former)
+    printed = here.sync()
+    assert f"another one is made ({former})" in printed
+    assert "1 runs brought to W&B" in printed
+    (sweep,) = server.sweeps.values()
+    assert sweep.run_ids == ["s-0"]
+    assert sweep.id != former
+    assert server.runs["s-0"].sweep_id == sweep.id
     there = {name: data for version in server.artifacts["model-s-0"] for name, data in version.files.items()}
     assert there == {"epoch-0002.ckpt": b"0/2", "epoch-0004.ckpt": b"0/4"}
 

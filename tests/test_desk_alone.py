@@ -29,7 +29,7 @@ class FakePage:
         self.held = threading.Event()
         self.held.set()
         self.told: list[str] = []
-        self.looks, self.sweep_id = 0, None
+        self.looks, self.sweep_id, self.deleted = 0, None, None
         self.dropped: list[str] = []
         self.dropping: Callable[[], None] = lambda: None
 

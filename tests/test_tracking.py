@@ -338,7 +338,17 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
         checkpoint = Path(results["best"]["checkpoint"])
         assert "epoch-0002.ckpt" in sweeps.run("download", best, "here")
         assert (sweeps.folder / "here" / "epoch-0002.ckpt").read_bytes() == checkpoint.read_bytes()
-        assert "project 'such' not found" in sweeps.run("download", "no/such/model:best", "here", code=1)
+        for wrong, said in (
+            ("no/such/model:best", "W&B has no project 'no/such'"),
+            (f"team/later/model-{winner.id}:bset", "has no alias or version 'bset'; did you mean 'best'?; W&B has"),
+            (
+                f"team/later/modal-{winner.id}:best",
+                f"has no checkpoints 'modal-{winner.id}'; did you mean 'model-later-",
+            ),
+        ):
+            assert said in sweeps.run("download", wrong, "here", code=2)
+        assert said in sweeps.run("search", *arguments, "name=never", f"start_from={wrong}", code=2)
+        assert not (sweeps.folder / "results" / "never").exists()
         fetched = subprocess.run(
             [sys.executable, "-c", f"import orchestrator; print(orchestrator.fetch_checkpoint({best!r}))"],
             cwd=sweeps.folder, env=sweeps.environment, capture_output=True, text=True, check=True,

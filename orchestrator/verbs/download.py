@@ -18,8 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Download it, and print where it is.
 
     Raises:
-        InputError: that is no reference.
-        TrackingError: the server cannot be reached, or has no such checkpoint.
+        InputError: that is no reference, or W&B has no such checkpoint.
+        TrackingError: the server cannot be reached, or refuses.
     """
     from orchestrator import page
     from orchestrator.naming import is_artifact

@@ -701,6 +701,14 @@ class _Queries:
             "description": None,
             "createdAt": None,
             "artifactCollection": lambda a: self.collection(entity, project, a["name"]),
+            "artifactCollections": lambda a: _connection(
+                (
+                    node
+                    for each, versions in self._state.artifacts.items()
+                    if (node := self.collection(entity, project, each)) and versions[0].type == name
+                ),
+                a,
+            ),
         }
 
     def collection(self, entity: str, project: str, name: str) -> Node | None:
@@ -1264,6 +1272,11 @@ class WandbServer:
         """Have runs that some client made long ago."""
         self._state.runs |= {run.id: run for run in runs}
         self._state.projects |= {(run.entity, run.project) for run in runs}
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        """Delete a sweep, as somebody does on its page; its runs stay, and are members of none."""
+        for run_id in self._state.sweeps.pop(sweep_id).run_ids:
+            self._state.runs[run_id].sweep_id = None
 
     @property
     def artifacts(self) -> dict[str, list[ArtifactVersion]]:
