@@ -13,7 +13,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -165,16 +165,19 @@ class Delivery:
         if tracking.registry:
             with named(missing, f"the link of {name}'s checkpoint to the registry"):
                 self._page.link(name, tracking.registry, tracking.registry_aliases)
-        with named(missing, f"{name}'s model as ONNX"):
-            self._keep_export(winner)
         return missing
 
-    def _keep_export(self, number: int) -> None:
-        """Save the model that a trial was exported to with its run, where it was."""
-        if self._folder.has(self._folder.onnx(number)):
-            with tempfile.TemporaryDirectory() as scratch:
+    def keep_exports(self, numbers: Iterable[int]) -> dict[str, str]:
+        """Save the models that some trials were exported to with their runs; what W&B did not take of that, and why."""
+        missing: dict[str, str] = {}
+        for number in (each for each in numbers if self._folder.has(self._folder.onnx(each))):
+            name = self.run_id(number)
+            with named(missing, f"{name}'s model as ONNX"), tempfile.TemporaryDirectory() as scratch:
                 path = self._folder.local_copy(self._folder.onnx(number), Path(scratch))
-                self._page.keep(self.run_id(number), path)
+                facts = self._page.facts([name]).get(name)
+                if facts is None or not (md5 := facts.files.get(path.name)) or not _is(path, md5):
+                    self._page.keep(name, path)
+        return missing
 
 
 @contextmanager

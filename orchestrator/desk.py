@@ -194,6 +194,7 @@ class Desk:
         if not self._connected:
             return ["how the sweep ended"]
         missing = self._delivery.conclude(self._tell_state, winner, former)
+        missing |= self._delivery.keep_exports([] if winner is None else [winner])
         for name, why in missing.items():
             self._say(Notice(text=f"not in W&B: {name} ({why})"))
         return missing

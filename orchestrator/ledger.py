@@ -95,6 +95,15 @@ class TrialRecord:
     measured: Mapping[str, float] = field(default_factory=dict)
     """At its best epoch, the further metrics that the spec's objectives and constraints name."""
 
+    def worked_s(self, now: datetime) -> float | None:
+        """For how many seconds it had workers, until `now` where it has; what lies between attempts does not count."""
+        if not self.attempts:
+            return None
+        *before, last = self.attempts
+        until = last.ended or (now if self.state == "RUNNING" else self.ended or last.started)
+        worked = [(each.ended - each.started).total_seconds() for each in before if each.ended]
+        return sum(worked) + (until - last.started).total_seconds()
+
 
 class Ledger:
     """The study of one sweep."""

@@ -263,11 +263,7 @@ def duration(seconds: float) -> str:
 
 
 def _took(record: TrialRecord) -> str:
-    """The time that a trial was worked on: what lies between its attempts, or after the last one, is not."""
-    if not record.attempts:
+    seconds = record.worked_s(datetime.now().astimezone())
+    if seconds is None:
         return ""
-    *before, last = record.attempts
-    until = last.ended or (datetime.now().astimezone() if record.state == "RUNNING" else record.ended or last.started)
-    worked = [(each.ended - each.started).total_seconds() for each in before if each.ended]
-    seconds = sum(worked) + (until - last.started).total_seconds()
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)

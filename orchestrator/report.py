@@ -108,7 +108,7 @@ def _tiles(spec: Spec, records: Sequence[TrialRecord], best: TrialRecord | None)
 
 
 def _pace(records: Sequence[TrialRecord]) -> str:
-    took_s = [(record.ended - record.started).total_seconds() for record in records if record.started and record.ended]
+    took_s = [took for record in records if record.ended and (took := record.worked_s(record.ended)) is not None]
     return f"{duration(sum(took_s) / len(took_s))} a trial" if took_s else ""
 
 
@@ -199,7 +199,7 @@ def _cells(record: TrialRecord, params: Sequence[str]) -> Iterator[tuple[Any, st
     yield record.value, "" if record.value is None else f"{record.value:.6g}"
     yield record.best_epoch, _shown(record.best_epoch)
     yield len(record.curve), str(len(record.curve))
-    took_s = (record.ended - record.started).total_seconds() if record.started and record.ended else None
+    took_s = record.worked_s(record.ended) if record.ended else None
     yield took_s, "" if took_s is None else duration(took_s)
     for name in params:
         yield record.params.get(name), _shown(record.params.get(name))

@@ -75,6 +75,7 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     for number in (each for each in evicted if delivery.run_id(each) not in missing):
         with named(missing, f"{delivery.run_id(number)}'s checkpoints, which are to be deleted"):
             page.drop_checkpoints(delivery.run_id(number))
+    missing |= delivery.keep_exports(r.number for r in ledger.records if r.wandb_run is not None)
     missing |= _conclude(spec, ledger, page, delivery, said)
     write(folder, build(spec, folder, ledger.records, said, ledger.recall("end")))
     folder.push(folder.ledger.name)

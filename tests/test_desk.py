@@ -413,6 +413,13 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
     assert aliases == {"epoch-0002.ckpt": {"best", "sweep-best"}, "epoch-0004.ckpt": {"latest"}}
     assert "0 runs brought to W&B, 1 were there" in here.sync()
 
+    # The winner was exported after its sweep had been interrupted.
+    here.folder.write_text(here.folder.onnx(0), "as exported")
+    here.folder.write_text("results.json", json.dumps({"status": "interrupted"}))
+    for _ in range(2):
+        assert "0 runs brought to W&B, 1 were there" in here.sync()
+        assert server.runs["s-0"].files["model.onnx"] == b"as exported"
+
     # All of it is sent once more, into another page, though a checkpoint that was logged is nowhere any more.
     server.artifacts["model-s-0"].clear()
     del server.runs["s-0"].lines[HISTORY][0]
@@ -523,6 +530,7 @@ class Odd:
 
     answers: ClassVar[dict[str, object]] = {
         "look": ("RUNNING", set()), "waiting": [], "segments": [], "run_id": "s-0", "conclude": {},
+        "keep_exports": {},
     }  # fmt: skip
 
     def __init__(self) -> None:

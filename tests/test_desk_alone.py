@@ -101,6 +101,9 @@ class FakeDelivery:
         tell()
         return {}
 
+    def keep_exports(self, _: list[int]) -> dict[str, str]:
+        return {}
+
 
 @pytest.fixture
 def page() -> FakePage:
