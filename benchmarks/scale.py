@@ -1,8 +1,10 @@
 """What the sweep's process pays for each trial, epoch and node: the constants of docs/scale.md.
 
     python -m benchmarks.scale --trials 2000
+    python -m benchmarks.scale --trials 10000 --epochs 3 --no-sync
 
-The parts are the sweep's own, run alone: nothing is trained, and no Ray is started.
+The parts are the sweep's own, run alone: nothing is trained, no Ray is started. With `--no-sync` nothing is synced to
+disk, so that what the loop itself computes shows, and a record of 10,000 trials is made in minutes.
 """
 
 from __future__ import annotations
@@ -12,20 +14,23 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import Mock, patch
 
-from orchestrator import results
+from orchestrator import ranking, results
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
 from orchestrator.messages import Ended, Job, Node, Outcome, Report, Started, Verdict
 from orchestrator.results import Status
 from orchestrator.spec import Spec, check
+from orchestrator.sweep import Sweep
 from orchestrator.switchboard import Switchboard
 
 SPEC: dict[str, Any] = {
-    "trainable": {"model": {"class_path": "trainables.digits.DigitsNet"}},
+    "trainable": {"model": {"class_path": "argparse.Namespace"}},  # takes any hyperparameter
     "space": {name: {"type": "float", "low": 1e-5, "high": 1.0, "log": True} for name in "abcdef"},
     "metric": "value",
     "goal": "maximize",
@@ -77,6 +82,26 @@ def ledger(spec: Spec, folder: SweepFolder, trials: int, epochs: int) -> dict[st
     }
 
 
+def loop(spec: Spec, folder: SweepFolder) -> dict[str, float]:
+    """What the sweep's loop does with so many trials on record: CPU milliseconds of a round of each part, at best."""
+    book = Ledger(folder, spec)
+    sweep = Sweep(spec, folder, book, Mock())
+    parts: dict[str, Callable[[], object]] = {
+        "look_for_end_ms": sweep._look_for_end,
+        "rank_for_eviction_ms": lambda: ranking.evicted(spec.goal, book.records, 10),
+        "count_slots_ms": sweep._slots_to_start,
+        "results_ms": lambda: results.write(folder, results.build(spec, folder, book.records, Status.RUNNING)),
+        "ask_next_ms": book.ask,
+    }
+    return {name: min(_cpu_ms(part) for _ in range(5)) for name, part in parts.items()}
+
+
+def _cpu_ms(part: Callable[[], object]) -> float:
+    began = time.process_time()
+    part()
+    return (time.process_time() - began) * 1000
+
+
 async def switchboard(slots: int, rounds: int) -> dict[str, float]:
     """Epochs of many slots at once through the switchboard: microseconds of its loop for each."""
     board = Switchboard()
@@ -103,12 +128,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--slots", type=int, default=400)
+    parser.add_argument("--no-sync", action="store_true")
     args = parser.parse_args()
-    with TemporaryDirectory() as scratch:
-        spec = check({**SPEC, "storage": scratch})
+    with TemporaryDirectory() as scratch, patch("os.fsync") if args.no_sync else nullcontext():
+        spec = check({**SPEC, "storage": scratch, "budget": {"trials": 10 * args.trials}})
         folder = SweepFolder(scratch, "scale")
         folder.create()
         measured = ledger(spec, folder, args.trials, args.epochs)
+        measured |= loop(spec, folder)
     measured |= asyncio.run(switchboard(args.slots, 20))
     print(json.dumps({"trials": args.trials} | {name: round(value, 3) for name, value in measured.items()}))
 

@@ -71,6 +71,8 @@ class Page:
     """One sweep, as W&B has it."""
 
     def __init__(self, spec: Spec, sweep_id: str | None = None) -> None:
+        import wandb  # noqa: F401 - before there are threads: two that import it at once may see halves of it
+
         self._spec, self.sweep_id = spec, sweep_id
         self.deleted: str | None = None
         self._api: Any = None

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hosts
 import pytest
 import yaml
-from hosts import Hosts
+
+from benchmarks import hosts
+from benchmarks.hosts import Hosts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,9 @@ def test_a_winner_without_a_checkpoint_there_is_no_silent_success(
     for ask in (lambda: page.crown("s-0", ["s-1"]), lambda: page.link("s-0", "winners", [])):
         with pytest.raises(TrackingError, match="no checkpoint of run s-0 with the alias `best`"):
             ask()
+
+
+def test_the_sdk_is_loaded_before_there_are_threads_that_use_it() -> None:
+    """Two that import it at once see halves of it: the resumed sweep of a killed one had none of its runs sent."""
+    code = "import sys; from unittest.mock import Mock; from orchestrator.page import Page; Page(Mock());"
+    subprocess.run([sys.executable, "-c", f"{code} sys.exit('wandb' not in sys.modules)"], check=True)
