@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
 import importlib
 import os
 import re
-import shutil
 import tempfile
 import traceback
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
-from orchestrator import catalog, failures
+from orchestrator import catalog, failures, scratch
 from orchestrator.attempt import Attempt, StoppedAlone
 from orchestrator.errors import InputError, StorageError
 from orchestrator.folder import SweepFolder
@@ -77,8 +74,8 @@ class Worker:
 
     def _run(self, job: Job) -> Ended:
         try:
-            with self._watch.over(job), _folder_of_its_own(self._slot, self.rank) as scratch:
-                ended = self._train(job, scratch)
+            with self._watch.over(job), scratch.folder(f"{self._slot}-{self.rank}") as folder:
+                ended = self._train(job, folder)
         except BaseException as exc:
             self._fail(job, exc)
             raise
@@ -183,15 +180,3 @@ class Worker:
 
     def _call(self, method: str, *args: Any) -> Any:
         return ray.get(getattr(self._board, method).remote(*args))
-
-
-@contextlib.contextmanager
-def _folder_of_its_own(slot: str, rank: int) -> Iterator[Path]:
-    """A folder for a trial's temporary files; always the same one, so that what a killed worker left goes as well."""
-    folder = Path(tempfile.gettempdir()) / f"orchestrator-{slot}-{rank}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
