@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from orchestrator.capacity import HEAD
 from orchestrator.errors import SweepError
@@ -29,6 +33,11 @@ ENVIRONMENT = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "130",  # a slot may need LEAVE_TIMEOUT_S to close a run
 }
+
+# How long a cluster may take to answer at all.
+KNOCK_S = 10.0
+# Where `ray up` leaves, on the head, what it tells the autoscaler there.
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 
 
 def prepare_environment() -> None:
@@ -55,15 +64,46 @@ def nodes() -> list[Mapping[str, float]]:
         return [_machine()]
     with connected():
         import ray
-        from ray._private.state import state
 
         now: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        config = state.get_cluster_config()
-        # `max_count` counts those that are up already; 0 for a list of hosts, whose resources nobody knows beforehand.
-        groups = config.node_group_configs if config else ()
-        most: list[Mapping[str, float]] = [dict(group.resources) for group in groups for _ in range(group.max_count)]
+        most = _at_most(_autoscaling()) if _is_head() else []
         most += [node for node in now if HEAD in node]  # of the head there are none to come
         return max(now, most, key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes))
+
+
+def _is_head() -> bool:
+    """Whether this process is on the connected cluster's head, which alone knows what the autoscaler was told."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == here and "node:__internal_head__" in node["Resources"] for node in ray.nodes())
+
+
+@functools.cache
+def _autoscaling() -> Mapping[str, Any]:
+    """What the head's autoscaler was told, in the form of a cluster file; empty where nobody says.
+
+    Ray has a place for it (`state.get_cluster_config`), and nothing in 2.60 that fills it.
+    """
+    if name := os.environ.get("RAY_CLUSTER_NAME"):  # KubeRay sets it in every pod, and the head's may ask
+        from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+
+        try:
+            return dict(AutoscalingConfigProducer(name, os.environ.get("RAY_CLUSTER_NAMESPACE", "default"))())
+        except OSError as exc:  # those of `requests` are
+            logging.getLogger(__name__).warning("Kubernetes does not say what the cluster can have: %s", exc)
+            return {}
+    file = BOOTSTRAP.expanduser()
+    return yaml.safe_load(file.read_text()) or {} if file.is_file() else {}
+
+
+def _at_most(config: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """What each node offers that the autoscaler may start, those that are up included; nothing where it is not known
+    before they are, as of a list of hosts."""
+    kinds: Mapping[str, Any] = config.get("available_node_types", {})
+    workers = [kind for name, kind in kinds.items() if name != config["head_node_type"] and kind.get("resources")]
+    nodes = [kind["resources"] for kind in workers for _ in range(kind.get("max_workers", config["max_workers"]))]
+    return nodes[: config.get("max_workers", 0)]
 
 
 def free() -> dict[str, Mapping[str, float]]:
@@ -72,6 +112,24 @@ def free() -> dict[str, Mapping[str, float]]:
 
     going = state.get_draining_nodes()
     return {node_id: have for node_id, have in available_resources_per_node().items() if node_id not in going}
+
+
+def free_forgotten() -> None:
+    """Free what actors of this process's, who are dead, had reserved; workers of others would wait for it for ever.
+
+    Ray frees it when the whole job is dead, Ray Train when it knows of it: not where a worker group's start fails
+    after its workers have begun, as when a node of theirs goes just then (2.60, WorkerGroup._start).
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job, nobody = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary(), ray.ActorID.nil().binary()
+    for group in map(Group.FromString, state._connect_and_get_accessor().get_placement_group_table()):
+        abandoned = group.creator_actor_dead and group.creator_actor_id not in (nobody, b"")
+        if abandoned and group.creator_job_id == job and group.state != Group.REMOVED and not group.is_detached:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 @contextmanager
@@ -89,6 +147,7 @@ def connected() -> Iterator[None]:
         return
     try:
         if is_given():
+            _knock(os.environ["RAY_ADDRESS"])
             ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR)
         else:
             _start()
@@ -99,6 +158,17 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that something listens where a Ray is said to be: Ray itself asks for ten minutes and longer.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:  # neither `auto` nor a URL
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def is_given() -> bool:

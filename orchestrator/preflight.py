@@ -141,18 +141,21 @@ def _look_there(spec_text: str, cwd: str, *args: Any) -> Facts:
 
 
 def _ask_all(spec: Spec, place: str, token: str, paths: Sequence[str]) -> list[Node]:
-    """Ask every other node that can train, all at once."""
+    """Ask every other node that can train, all at once; one that goes meanwhile is none of the cluster's any more."""
     asked_at, asked, this = time.time(), {}, ray.get_runtime_context().get_node_id()
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != this:
             name = f"{node['NodeManagerAddress']}-{node['NodeID'][:6]}"
             there = _look_there.options(label_selector={NODE_ID_LABEL_KEY: node["NodeID"]})
-            asked[name] = there.remote(spec.to_yaml(), os.getcwd(), f"{place}/here", token, f"{place}/{name}", paths)
+            args = (spec.to_yaml(), os.getcwd(), f"{place}/here", token, f"{place}/{name}", paths)
+            asked[name] = node["NodeID"], there.remote(*args)
     deadline, nodes = time.monotonic() + ANSWER_S, []
-    for name, answer in asked.items():
+    for name, (node_id, answer) in asked.items():
         try:
             facts = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
         except RayError as exc:
+            if not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
+                continue
             nodes.append(Node(name=name, error=f"did not answer in {ANSWER_S:g} s ({first_line(exc)})"))
         else:  # its clock was read between the asking and now
             skew_s = max(0.0, facts.clock_s - time.time()) or min(0.0, facts.clock_s - asked_at)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -70,6 +70,8 @@ NEWS_EVERY_S, RESULTS_EVERY_S = 0.25, 1.0
 RESULTS_SHARE = 0.05
 # How often it is looked whether a user asked something of the sweep on the command line.
 CONTROL_EVERY_S = 1.0
+# How often it is looked how many trials there is room for by now, and what of it nobody needs any more.
+CAPACITY_EVERY_S = 5.0
 # How long the export of the winner may take; tracing a large model takes minutes.
 EXPORT_TIMEOUT_S = 900.0
 # How long a worker group may take to be gone once its trial was lost.
@@ -78,6 +80,10 @@ DYING_S = 15.0
 RAY_GONE_S = 1.0
 # How often a trial is handed out again whose slot's process died before the trial had begun there.
 MAX_UNBEGUN = 3
+
+
+# How long the nodes of a resumed sweep may take to come back, as after the head, and how often that is looked at.
+NODES_S, NODES_LOOK_S = 120.0, 1.0
 
 
 class View(Protocol):
@@ -129,14 +135,18 @@ class Sweep:
         self._control = Control(folder)
         self._settled = {record.number for record in ledger.records if record.state != "RUNNING"}
         self._dropped: set[int] = set()
+        self._ranked = -1  # how many had settled when they were ranked last
         self._began = time.monotonic()
         self._news_at = self._results_due = self._control_at = 0.0
+        self.concurrency = 1
+        """How many trials may run at once, as things stand."""
+        self._room: capacity.Concurrency | None = None
         self._stale = True
         self._storage_away = False
         self._drop()  # what a killed sweep had not got round to
 
     def run(self, concurrency: int) -> None:
-        """Run the sweep to its end on the connected cluster.
+        """Run the sweep to its end on the connected cluster, so many trials at once to begin with.
 
         Raises:
             SpecError: the spec does not fit the trainable, as the first trial found.
@@ -152,12 +162,13 @@ class Sweep:
         resources = tune.PlacementGroupFactory([slot_share])
         trainable = tune.with_parameters(Slot, spec=self.spec.to_yaml(), board=self._board, place=place)
         name = self.spec.name
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
+        self.concurrency = concurrency
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.spec.trials)  # how many begin is said by `propose`
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                search_alg=_Proposals(self, concurrency),
-                scheduler=_Judge(self, concurrency, resources),
+                search_alg=_Proposals(self),
+                scheduler=_Judge(self, resources),
                 num_samples=-1,  # until the search says that it is over
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"{name}-{trial.config['number']}",
@@ -172,7 +183,8 @@ class Sweep:
             ),
         )
         try:
-            tuner.fit()
+            with self._following():
+                tuner.fit()
         except (TuneError, RayError) as exc:
             cause = self.error or exc
             if isinstance(cause, OrchestratorError):
@@ -196,7 +208,7 @@ class Sweep:
 
     # Proposals: what Tune's search algorithm asks.
 
-    def propose(self, tune_id: str, concurrency: int) -> dict[str, Any] | str | None:
+    def propose(self, tune_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; None while enough run, `Searcher.FINISHED` when there will be no more."""
         if not self._live:
             self.tick()  # while nothing runs Tune does nothing but ask, over and over
@@ -204,7 +216,7 @@ class Sweep:
             return None if self._leaving else str(Searcher.FINISHED)
         if self.status is Status.PAUSED:
             return str(Searcher.FINISHED) if self._is_over() and not self._has_more() else None
-        if len(self._live) >= min(concurrency, len(self._slots) + self._slots_to_start()):
+        if len(self._live) >= self.concurrency or len(self._live) >= len(self._slots) + self._slots_to_start():
             return None
         job = self._next()
         if job is None:
@@ -216,6 +228,8 @@ class Sweep:
     @property
     def may_need_slots(self) -> bool:
         """Whether a slot that has no trial now may get one yet."""
+        if self._interrupted or self.status is Status.STOPPED:
+            return False
         return bool(self._begins_more or self._waiting or self.scheduler.paused or self.spec.budget.repeat)
 
     def _next(self) -> Job | None:
@@ -390,6 +404,7 @@ class Sweep:
             self._hear_desk()
             self._close_runs()
             self._look_for_end()
+            self._look_for_room()
             for trouble in self.ledger.troubles():
                 self._view.notice(trouble)
             self._view.tick()
@@ -411,6 +426,36 @@ class Sweep:
             self._say_end(end.reason)
             if end.at_once:
                 self._stop(Status.FINISHED, None, as_=Outcome.PRUNED)
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        """Follow what the cluster can have, in a thread: where Ray is gone, asking it keeps signals unheard."""
+        over = threading.Event()
+
+        def follow() -> None:
+            while not over.wait(CAPACITY_EVERY_S):
+                self._count_room()
+
+        thread = threading.Thread(target=follow, name="room", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(CAPACITY_EVERY_S)
+
+    def _count_room(self) -> None:
+        """Free what is reserved for nobody, and count what a cluster that was named can have by now."""
+        with suppress(SpecError, RayError, RuntimeError):  # not one fits, or Ray does not say; trials wait, and say so
+            cluster.free_forgotten()
+            if cluster.is_given() and self.spec.resources.concurrency == "auto":
+                self._room = capacity.concurrency(self.spec.resources, cluster.nodes(), self.spec.trials)
+
+    def _look_for_room(self) -> None:
+        """Run as many trials at once as there is room for by now."""
+        if self._room is not None and self._room.trials != self.concurrency:
+            self._view.notice(f"up to {self._room.trials} at once from now on: {self._room.reason}")
+            self.concurrency = self._room.trials
 
     def _say_end(self, reason: str) -> None:
         self._end_of = reason
@@ -442,6 +487,9 @@ class Sweep:
         """Delete the checkpoints of trials that are not among the best that keep theirs."""
         if self.spec.schedule.is_population and any(record.state == "RUNNING" for record in self.ledger.records):
             return  # any may yet be copied
+        if self._ranked == len(self._settled):
+            return
+        self._ranked = len(self._settled)
         for record in ranking.evicted(self.spec.goal, self.ledger.records, self.spec.checkpoints.keep_trials):
             if record.number not in self._settled - self._dropped:
                 continue
@@ -707,13 +755,13 @@ def _kept(method: Callable[..., T]) -> Callable[..., T]:
 class _Proposals(_NotSaved, Searcher):
     """Tune's side of the ledger: proposals out, epochs and endings in."""
 
-    def __init__(self, sweep: Sweep, concurrency: int) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         super().__init__(metric="value", mode="max" if sweep.spec.goal == "maximize" else "min")
-        self._sweep, self._concurrency = sweep, concurrency
+        self._sweep = sweep
 
     @_kept
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        return self._sweep.propose(trial_id, self._concurrency)
+        return self._sweep.propose(trial_id)
 
     @_kept
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -733,16 +781,18 @@ class _Proposals(_NotSaved, Searcher):
 class _Judge(_NotSaved, FIFOScheduler):
     """Tune's side of the scheduler: a trial that is paused leaves its slot, and comes back as another of Tune's."""
 
-    def __init__(self, sweep: Sweep, concurrency: int, resources: tune.PlacementGroupFactory) -> None:
+    def __init__(self, sweep: Sweep, resources: tune.PlacementGroupFactory) -> None:
         super().__init__()
-        self._sweep, self._concurrency, self._resources = sweep, concurrency, resources
+        self._sweep, self._resources = sweep, resources
         self._kept = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The next of Tune's trials; and keep slots that have none for the moment, where Tune would keep only one."""
-        keep = self._concurrency if self._sweep.may_need_slots else 0
-        # Private; covered by a test that counts the processes of a sweep whose trials pause.
+        """The next of Tune's trials; and keep slots that have none for the moment, where Tune would keep only one, or
+        none at all where none will get one: their nodes are idle."""
+        keep = self._sweep.concurrency if self._sweep.may_need_slots else 0
+        # Private; covered by tests that count the processes of a sweep whose trials pause, and the nodes of another.
         tune_controller._actor_cache.increase_max(self._resources, keep - self._kept)
+        tune_controller._actor_cache._may_keep_one = keep > 0
         self._kept = keep
         return super().choose_trial_to_run(tune_controller)
 
@@ -809,7 +859,7 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
         SweepError: it ended badly.
     """
     with ExitStack() as stack:
-        at_once = _at_once(spec, stack)
+        at_once = _at_once(spec, stack, patience_s=NODES_S)
         spec, _ = auto.settle(spec, at_once.trials)
         stack.enter_context(folder.locked(_to_stderr))
         _look_before(spec, folder)
@@ -833,11 +883,30 @@ def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _at_once(spec: Spec, stack: ExitStack) -> capacity.Concurrency:
-    """How many trials will run at once; a cluster that was named is connected to for it, none is started."""
+def _at_once(spec: Spec, stack: ExitStack, patience_s: float = 0.0) -> capacity.Concurrency:
+    """How many trials will run at once; a cluster that was named is connected to for it, none is started.
+
+    Args:
+        spec: what one needs.
+        stack: what the connection is ended with.
+        patience_s: how long nodes that were there before may take to be there again.
+
+    Raises:
+        SpecError: not one fits.
+    """
     if cluster.is_given():
         stack.enter_context(cluster.connected())
-    return capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
+    said, deadline = False, time.monotonic() + (patience_s if cluster.is_given() else 0.0)
+    while True:
+        try:
+            return capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
+        except SpecError as exc:
+            if time.monotonic() > deadline:
+                raise
+            if not said:
+                _to_stderr(f"waiting for nodes, {patience_s:g} s at most: {exc}")
+            said = True
+            time.sleep(NODES_LOOK_S)
 
 
 def _run(

@@ -247,6 +247,23 @@ print(code, sorted(set({HEAVY!r}) & set(sys.modules)))
     assert done.stdout.splitlines()[-1] == f"{code} []"
 
 
+def test_a_slot_starts_without_torch(tmp_path: Path) -> None:
+    """It lives on the head, once for every trial that runs."""
+    script = (
+        "import sys; from orchestrator import slot; from orchestrator.messages import Place;"
+        "from orchestrator.spec import Spec;"
+        "spec = Spec(trainable='digits', space='digits', metric='x', goal='maximize', name='s', storage=sys.argv[1]);"
+        "place = Place(folder='/', environ={});"
+        "assert slot.worker_group(spec, None, 'a', place, workers=1, max_failures=0);"
+        "print(sorted({'torch', 'lightning', 'wandb', 'optuna'} & set(sys.modules)))"
+    )
+    environ = {**os.environ, "RAY_TRAIN_V2_ENABLED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_sweep_process_starts_light() -> None:
     script = (
         "import sys, orchestrator.sweep; print(sorted({'torch', 'lightning', 'sklearn', 'wandb'} & set(sys.modules)))"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +112,43 @@ def test_a_trial_goes_on_with_fewer_workers_and_grows_again(sweeps_there: Sweeps
     runs = stored.run_files("elastic-0")
     assert any(runlog.has_row(run, "workers", workers=1) for run in runs)
     assert any(runlog.has_row(run, "workers", workers=2) for run in runs)
+
+
+# What is left where a node goes just as a worker group starts on it: the Ray Train run that reserved it is over.
+FORGET = """
+import time
+
+import ray
+from orchestrator import cluster
+with cluster.connected():
+    from ray.util.placement_group import placement_group, placement_group_table
+
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def reserve(self):
+            self.reserved = placement_group([{"CPU": 0.1}])
+            return self.reserved.wait(60)
+
+    def held():
+        return sum(group["state"] == "CREATED" for group in placement_group_table().values())
+
+    ended, goes_on = Controller.remote(), Controller.remote()
+    assert ray.get([ended.reserve.remote(), goes_on.reserve.remote()]) == [True, True]
+    mine = placement_group([{"CPU": 0.1}])
+    assert mine.wait(60)
+    before = held()
+    ray.kill(ended)
+    for _ in range(600):
+        cluster.free_forgotten()
+        if held() < before:
+            break
+        time.sleep(0.1)
+    print(before - held(), placement_group_table(mine)["state"])
+"""
+
+
+def test_what_a_dead_actor_had_reserved_is_freed(ray_address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORGET], env=os.environ | {"RAY_ADDRESS": ray_address}, capture_output=True, text=True
+    )
+    assert done.stdout == "1 CREATED\n", done.stderr

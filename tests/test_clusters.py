@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import yaml
 from botocore.validate import ParamValidator
 from moto import mock_aws
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from orchestrator import cluster
 from orchestrator.capacity import HEAD
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +89,40 @@ def test_workers_are_spot_and_on_demand_and_may_be_none(file: str) -> None:
     assert 0 < config["idle_timeout_minutes"] <= 30
 
 
+def grown(config: dict[str, Any]) -> list[Mapping[str, float]]:
+    """What the sweep takes the cluster for when its autoscaler has started all that it may."""
+    return cluster._at_most(config)
+
+
+@pytest.mark.parametrize("file", ["cluster.yaml", "clusters/gcp.yaml"])
+def test_trials_run_on_every_node_that_may_be_started(file: str) -> None:
+    nodes = grown(prepare_config(load(file)))
+    assert [(node["CPU"], node["GPU"]) for node in nodes] == [(8, 1)] * 10
+    fewer = grown({**prepare_config(load(file)), "max_workers": 3})  # of all kinds together
+    assert len(fewer) == 3
+    assert grown(prepare_config(load("clusters/local.yaml"))) == []  # nobody knows what these hosts have
+
+
+def test_on_kubernetes_its_api_says_what_may_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def get(client: KubernetesHttpApiClient, path: str) -> dict[str, Any]:
+        asked.append(path)
+        spec = load("clusters/kuberay.yaml")["spec"]["rayClusterSpec"]
+        return {"metadata": {"name": "nightly", "namespace": "default"}, "spec": spec}
+
+    monkeypatch.setattr(KubernetesHttpApiClient, "__init__", lambda client, namespace: None)
+    monkeypatch.setattr(KubernetesHttpApiClient, "get", get)
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "nightly")
+    cluster._autoscaling.cache_clear()
+    try:
+        nodes = grown(dict(cluster._autoscaling()))
+    finally:
+        cluster._autoscaling.cache_clear()
+    assert [(node["CPU"], node["GPU"]) for node in nodes] == [(8, 1)] * 10
+    assert asked == ["rayclusters/nightly"]
+
+
 def run_instances(node_config: dict[str, Any]) -> list[str]:
     """What AWS's own description of the call finds wrong with a node's configuration."""
     shape = boto3.client("ec2", region_name="us-west-2").meta.service_model.operation_model("RunInstances").input_shape
@@ -122,7 +159,9 @@ def test_the_first_phase_of_ray_up_on_aws_makes_no_security_group(
 
 
 # What KubeRay's CRD (ray.io/v1, RayJob) says of the parts that are used, closed where the API server prunes or rejects
-# what it does not know. Pods are Kubernetes' own, here only as far as they are written.
+# what it does not know. Pods are Kubernetes' own, here only as far as they are written. The CRD is made of
+# ray-project/kuberay, ray-operator/apis/ray/v1/rayjob_types.go (f6ef3f7b), raycluster_types.go (3275ee09; authOptions
+# is newer, of 1.5). The cluster in the job is also read by Ray's own code, as its autoscaler reads it.
 CONTAINER = {
     "type": "object",
     "required": ["name", "image"],
@@ -211,7 +250,7 @@ RAY_JOB = {
                         "headGroupSpec": {
                             "type": "object",
                             "additionalProperties": False,
-                            "required": ["template"],
+                            "required": ["rayStartParams", "template"],
                             "properties": {
                                 "rayStartParams": START,
                                 "serviceType": {"type": "string"},
@@ -223,7 +262,7 @@ RAY_JOB = {
                             "items": {
                                 "type": "object",
                                 "additionalProperties": False,
-                                "required": ["groupName", "maxReplicas", "minReplicas", "template"],
+                                "required": ["groupName", "maxReplicas", "minReplicas", "rayStartParams", "template"],
                                 "properties": {
                                     "groupName": {"type": "string"},
                                     **{key: {"type": "integer"} for key in ("replicas", "minReplicas", "maxReplicas")},
@@ -243,8 +282,8 @@ RAY_JOB = {
 def test_kuberay_accepts_its_job() -> None:
     job = load("clusters/kuberay.yaml")
     jsonschema.validate(job, RAY_JOB)
-    cluster = job["spec"]["rayClusterSpec"]
-    derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "x", "namespace": "y"}, "spec": cluster})
+    wanted = job["spec"]["rayClusterSpec"]
+    derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "x", "namespace": "y"}, "spec": wanted})
     types = derived["available_node_types"]
     assert types.pop(derived["head_node_type"])["resources"] == {"CPU": 0, HEAD: 1, "memory": 16 * 2**30}
     assert {name: kind["resources"]["GPU"] for name, kind in types.items()} == {"gpu-spot": 1, "gpu-on-demand": 1}
@@ -255,3 +294,9 @@ def test_kubernetes_ray_is_the_one_that_was_tested() -> None:
     pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
     assert load("clusters/kuberay.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
+    with pytest.raises(OSError, match="refused"):
+        cluster._knock(f"127.0.0.1:{cluster.free_port()}")
+    cluster._knock("auto")  # Ray's own to find

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
+from orchestrator import preflight
 from orchestrator.preflight import CLOCKS_S, Facts, Node, problems_of
+from orchestrator.spec import Spec
 
 GOOD = Facts(
     python="3.11.9",
@@ -51,3 +55,23 @@ def test_what_is_wrong_is_said(found: Node, said: str) -> None:
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     found = [node(python="3.12.1", storage="cannot be read"), replace(node(free_gib=0.5), name="n2")]
     assert len(list(problems_of(found, GOOD))) == 3
+
+
+def test_a_node_that_goes_while_it_is_asked_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(name: str, alive: bool = True) -> dict[str, Any]:
+        return {"NodeID": name, "Alive": alive, "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 1.0}}
+
+    def get(answer: str, timeout: float) -> None:
+        there.update(going=listed("going", alive=False))
+        raise RayError(answer)
+
+    there = {name: listed(name) for name in ("silent", "going")}
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: "no answer"))
+    monkeypatch.setattr(preflight, "_look_there", task)
+    monkeypatch.setattr(preflight.ray, "nodes", lambda: list(there.values()))
+    monkeypatch.setattr(preflight.ray, "get", get)
+    monkeypatch.setattr(preflight.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    spec = Spec.model_validate({"trainable": "digits", "space": "digits", "metric": "x", "goal": "maximize"})
+    (silent,) = preflight._ask_all(spec, "place", "token", [])
+    assert silent.name == "10.0.0.1-silent"
+    assert "no answer" in str(silent.error)
