@@ -37,7 +37,7 @@ SPACE = {
 def main() -> None:
     """Print a line for every sampler and number of finished trials."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samplers", nargs="+", default=["parzen", "tpe", "qmc", "random", "cmaes", "gp"])
+    parser.add_argument("--samplers", nargs="+", default=["curves", "tpe", "qmc", "random", "cmaes", "gp"])
     parser.add_argument("--finished", nargs="+", type=int, default=[100, 1000, 5000])
     parser.add_argument("--proposals", type=int, default=5)
     args = parser.parse_args()

@@ -30,7 +30,7 @@ def choose(spec: Spec, space: Space, at_once: int) -> tuple[str, str]:
     processes are better than TPE: few trials that all run to the end, numeric parameters without conditions.
     """
     trials, scheduler = spec.trials, spec.schedule.scheduler
-    tpe = "tpe" if spec.objectives else "parzen"
+    model = "tpe" if spec.objectives else "curves"
     if not space.endless and space.grid_size() <= trials:
         return "grid", f"the budget of {trials} trials covers all {space.grid_size()} configurations"
     if scheduler in ("pbt", "pb2"):
@@ -38,13 +38,13 @@ def choose(spec: Spec, space: Space, at_once: int) -> tuple[str, str]:
     if at_once * 2 >= trials:
         return "qmc", f"{at_once} of {trials} trials run at once, so there are few results to learn from"
     if scheduler != "none":
-        return tpe, f"it learns from the trials that {scheduler} stops as well"
+        return model, f"it learns from the trials that {scheduler} stops as well"
     if any(parameter.conditions for parameter in space.values()):
-        return tpe, "the space has conditions"
+        return model, "the space has conditions"
     if spec.constraints:
-        return tpe, "it is told of constraints"
+        return model, "it is told of constraints"
     if any(isinstance(parameter, Choice) for parameter in space.values()):
-        return tpe, "the space has choices without an order"
+        return model, "the space has choices without an order"
     if trials > GP_TRIALS or len(space) > GP_PARAMETERS:
-        return tpe, f"{trials} trials of {len(space)} parameters are too much for a Gaussian process"
+        return model, f"{trials} trials of {len(space)} parameters are too much for a Gaussian process"
     return "gp", f"{trials} whole trials of {len(space)} numeric parameters without conditions"

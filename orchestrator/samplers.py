@@ -21,12 +21,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from orchestrator.curves import CurveSampler
 from orchestrator.distributions import chosen_for, distribution, params_of, value
 from orchestrator.errors import SpaceError
 from orchestrator.known import Known
 from orchestrator.naming import trial_seed
 from orchestrator.parameter import Choice, Fixed
-from orchestrator.parzen import ParzenSampler
 from orchestrator.space import Space
 from orchestrator.spec import Search
 
@@ -69,7 +69,7 @@ def _numeric(space: Space) -> list[str]:
 
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "parzen": Sampler(build=lambda seed, _, space: ParzenSampler(space, seed), joint=list),
+    "curves": Sampler(build=lambda seed, _, space: CurveSampler(space, seed), joint=list),
     "tpe": Sampler(build=_tpe),
     "gp": Sampler(
         build=lambda seed, *_: GPSampler(

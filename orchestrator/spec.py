@@ -130,9 +130,9 @@ Number = Annotated[float, BeforeValidator(_whole)]
 class Search(_Section):
     """Who proposes hyperparameters."""
 
-    sampler: Literal["auto", "parzen", "tpe", "gp", "cmaes", "qmc", "random", "grid"] = "auto"
-    """Parzen estimators over whole configurations, Optuna's TPE, Gaussian process, CMA-ES, quasi-random or random
-    search, or every point of a finite space once."""
+    sampler: Literal["auto", "curves", "tpe", "gp", "cmaes", "qmc", "random", "grid"] = "auto"
+    """A surrogate of all curves, Optuna's TPE, Gaussian process, CMA-ES, quasi-random or random search, or every point
+    of a finite space once."""
     duplicates: bool = False
     """Whether a configuration may be run again; if not, a finite space that is exhausted ends the sweep."""
     seed: Whole | None = Field(default=None, ge=0, lt=2**32)
@@ -165,7 +165,7 @@ class Schedule(_Section):
     """Epochs of a trial that is not stopped."""
     grace_epochs: Whole = Field(default=1, ge=1)
     """Epochs before a trial can be stopped; ASHA's first rung."""
-    reduction_factor: Number = Field(default=3, gt=1)
+    reduction_factor: Number = Field(default=4, gt=1)
     """ASHA and HyperBand: of the trials that reach a rung, about one in this many goes on."""
     interval_epochs: Whole = Field(default=2, ge=1)
     """PBT and PB2: how often the worst copy the best, and go on with other hyperparameters."""
@@ -871,7 +871,7 @@ def _problems_with_objectives(spec: Spec) -> Iterator[str]:
     one = "compares trials by one number; with objectives"
     if spec.schedule.scheduler != "none":
         yield f"schedule.scheduler is '{spec.schedule.scheduler}', which {one} use scheduler=none"
-    if sampler in ("cmaes", "parzen"):
+    if sampler in ("cmaes", "curves"):
         yield f"search.sampler is '{sampler}', which {one} use sampler=tpe"
     for key in ("patience", "min_improvement"):
         if (given := getattr(spec.budget, key)) is not None:

@@ -65,7 +65,7 @@ WORKERS = {
 }
 # What each vendor may be imported by, at all.
 VENDORS = {
-    "optuna": {"ledger", "importance", "improvement", "distributions", "parzen", "samplers"},
+    "optuna": {"ledger", "importance", "improvement", "distributions", "curves", "samplers"},
     "wandb": {"tracker", "page", "delivery", "runlog", "workspace"},
     "pyarrow": {"folder"},
     "pydantic": {"spec"},

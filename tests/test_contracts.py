@@ -152,7 +152,7 @@ def proposals(space: Space, storage: Path, *, sampler: str, trials: int) -> list
     return found
 
 
-@pytest.mark.parametrize("sampler", ["parzen", "tpe", "cmaes", "qmc", "random"])
+@pytest.mark.parametrize("sampler", ["curves", "tpe", "cmaes", "qmc", "random"])
 class TestSamplers:
     def test_none_proposes_what_breaks_a_constraint(self, sampler: str, tmp_path: Path) -> None:
         # A fiftieth of the square fulfils it.

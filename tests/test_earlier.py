@@ -160,7 +160,7 @@ class TestEarlierSweeps:
             f"warm_start.sweeps: no sweep 'nowhere' in {tmp_path}; storage is {tmp_path}",
         ]
 
-    @pytest.mark.parametrize("sampler", ["parzen", "tpe", "gp", "cmaes", "random"])
+    @pytest.mark.parametrize("sampler", ["curves", "tpe", "gp", "cmaes", "random"])
     def test_the_sampler_learns_from_them_from_its_first_proposal(self, sampler: str, tmp_path: Path) -> None:
         lrs = [0.001 * 1.25**step for step in range(20)]
         trials = [({"lr": lr, "depth": 2}, [(lr - 0.02) ** 2 * 1e4] * 3, Outcome.COMPLETE) for lr in lrs]

@@ -279,7 +279,7 @@ class TestReopening:
         assert path.read_bytes() == torn
 
 
-@pytest.mark.parametrize("sampler", ["parzen", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["curves", "tpe", "random"])
 class TestSeeds:
     def test_the_same_seed_proposes_the_same(self, open_ledger: Open, sampler: str) -> None:
         one, other, third = (

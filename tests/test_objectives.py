@@ -190,7 +190,7 @@ def test_the_front_is_in_the_results_the_table_and_the_report(tmp_path: Path) ->
     assert line["x"] == sorted(ledger.records[number].measured["latency"] for number in front)
 
 
-@pytest.mark.parametrize("sampler", ["parzen", "tpe"])
+@pytest.mark.parametrize("sampler", ["curves", "tpe"])
 def test_a_trial_that_breaks_a_constraint_ranks_last_and_teaches_the_sampler(sampler: str, tmp_path: Path) -> None:
     search = {"sampler": sampler, "seed": 3}
     spec = make(tmp_path, objectives={}, constraints=["latency <= 3"], search=search)

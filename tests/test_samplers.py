@@ -224,7 +224,7 @@ class TestDistributions:
         counts = [sum(params["depth"] == depth for params in drawn) for depth in range(1, 7)]
         assert stats.chisquare(counts).pvalue > 0.01
 
-    @pytest.mark.parametrize("sampler", ["parzen", "tpe"])
+    @pytest.mark.parametrize("sampler", ["curves", "tpe"])
     def test_tpe_goes_where_values_are_better(self, sampler: str, tmp_path: Path) -> None:
         proposed = Sweep(make_spec(sampler, NUMERIC), tmp_path).run(60)
         off = [abs(math.log10(params["lr"]) + 2) for params in proposed]
@@ -250,11 +250,11 @@ def test_tpe_takes_pruned_trials_by_how_far_they_came_and_never_for_whole_ones()
     ("space", "changes", "at_once", "expected", "because"),
     [
         (FINITE, {}, 4, "grid", "covers all 12 configurations"),
-        (NUMERIC, {}, 4, "parzen", "asha stops"),
+        (NUMERIC, {}, 4, "curves", "asha stops"),
         (NUMERIC, {"schedule": {"scheduler": "none"}}, 4, "gp", "3 numeric parameters"),
-        (CONDITIONAL, {"schedule": {"scheduler": "none"}}, 4, "parzen", "conditions"),
+        (CONDITIONAL, {"schedule": {"scheduler": "none"}}, 4, "curves", "conditions"),
         (CONDITIONAL, {"schedule": {"scheduler": "none"}, "objectives": {"n": "minimize"}}, 4, "tpe", "conditions"),
-        (NUMERIC, {"schedule": {"scheduler": "none"}, "budget": {"trials": 1000}}, 4, "parzen", "too much"),
+        (NUMERIC, {"schedule": {"scheduler": "none"}, "budget": {"trials": 1000}}, 4, "curves", "too much"),
         (NUMERIC, {"schedule": {"scheduler": "pbt"}}, 4, "qmc", "population"),
         (NUMERIC, {"budget": {"trials": 20}}, 16, "qmc", "at once"),
     ],

@@ -93,7 +93,7 @@ class TestValues:
         ("override", "message"),
         [
             ("search.sampler=tppe",
-             "search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, parzen, tpe, gp, cmaes, qmc, random,"
+             "search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, curves, tpe, gp, cmaes, qmc, random,"
              " grid"),
             ("goal=up", "goal is 'up'; it is one of maximize, minimize"),
             ("schedule.scheduler=ASHA",
@@ -365,7 +365,7 @@ def test_a_rejected_spec_exits_with_2_and_writes_nothing(tmp_path: Path) -> None
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines()[0] == (
-        "error: search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, parzen, tpe, gp, cmaes, qmc, random,"
+        "error: search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, curves, tpe, gp, cmaes, qmc, random,"
         " grid"
     )
     assert done.stderr.splitlines()[1].startswith("error: unknown key 'budgt'; did you mean 'budget'?")

@@ -1,0 +1,181 @@
+"""Proposals from all curves, also those of trials that were stopped: a surrogate's expected improvement (optuna).
+
+Values are the best so far at an epoch, by rank, so that neither the metric's scale nor a training that diverged
+matters. The surrogate extrapolates every curve to the furthest epoch that a trial has reached, and the configuration
+proposed is the one that is expected to improve most on the best of them there (Jones et al., 1998). Trials that still
+run count as if they did what is expected of them (the kriging believer, Ginsbourger et al., 2010).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm, rankdata
+from threadpoolctl import ThreadpoolController
+
+from orchestrator.axes import axes_of
+from orchestrator.distributions import chosen_for
+from orchestrator.space import Space
+from orchestrator.surrogate import Points, Settings, Surrogate
+
+Array = NDArray[np.float64]
+
+STARTUP = 8
+"""Trials that have reported before there is something to learn from."""
+
+LEARNED_FROM = 100
+"""Trials that a proposal is made from, so that its cost does not grow with a sweep: half of them the ones that came
+furthest, of those the better; the others are drawn."""
+
+TUNED_ON = 100
+"""Measured values that relevances are found by, drawn from all."""
+
+CANDIDATES = 400
+"""Places that a proposal is chosen from: half of them anywhere, the others near the best trials."""
+
+NEAR, STEP = 10, 0.1
+"""The best trials that candidates are near to, and by how much of a range they differ from one."""
+
+
+class CurveSampler(BaseSampler):
+    """Proposes whole configurations of a space."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space, self._axes = space, axes_of(space)
+        self._rng, self._independent = np.random.default_rng(seed), RandomSampler(seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing that Optuna has to know: it is the space."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A configuration; what is on record of it already stays."""
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        last = max((each.last_step or 1 for each in others), default=1)
+        curves = [Curve(each, study.direction, last) for each in others if each.state is not TrialState.FAIL]
+        ordered = sorted((curve for curve in curves if curve.epochs), key=lambda curve: curve.rank)
+        candidates = self._candidates(ordered, others, self._axes.place(trial.params))
+        if not len(candidates):
+            return {}
+        if len(ordered) >= STARTUP:
+            # Threads would wait for each other, for matrices are small and machines busy, and round in another order.
+            with _libraries().limit(limits=1, user_api="blas"):
+                candidates = candidates[np.argsort(-self._promise(ordered, curves, candidates), kind="stable")]
+        feasible = (params for place in candidates if self._space.is_feasible(params := self._axes.params(place)))
+        return chosen_for(next(feasible, {}))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What there was nothing new to propose for."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _candidates(self, ordered: Sequence[Curve], tried: Sequence[FrozenTrial], fixed: Array) -> Array:
+        """(n, axes): places that are new, those that are anywhere first."""
+        axes, rng = self._axes, self._rng
+        drawn = axes.uniform(rng, CANDIDATES)
+        if len(ordered) >= STARTUP:
+            best = np.array([axes.place(curve.trial.params) for curve in ordered[:NEAR]])
+            anywhere = drawn[CANDIDATES // 2 :]
+            centres = best[rng.integers(len(best), size=len(anywhere))]
+            steps = centres + STEP * (axes.high - axes.low) * rng.standard_normal(centres.shape)
+            moved = np.where(axes.options > 0, anywhere, np.clip(steps, axes.low, axes.high))
+            kept = rng.random(centres.shape) > 2 / max(len(axes), 1)  # two axes change, of any number
+            drawn[CANDIDATES // 2 :] = np.where(np.isnan(centres), anywhere, np.where(kept, centres, moved))
+        places = axes.settle(np.where(np.isnan(fixed), drawn, fixed))
+        known = {axes.place(trial.params).tobytes() for trial in tried}
+        return np.array([place for place in places if place.tobytes() not in known]).reshape(-1, len(axes))
+
+    def _promise(self, ordered: Sequence[Curve], curves: Sequence[Curve], candidates: Array) -> Array:
+        """(candidates,): the logarithm of the improvement that is expected of each."""
+        drawn = self._rng.permutation(len(ordered))
+        some = [*range(len(ordered))[: LEARNED_FROM // 2], *(i for i in drawn if i >= LEARNED_FROM // 2)][:LEARNED_FROM]
+        learned = [ordered[index] for index in some]
+        last = max(curve.epochs for curve in ordered)
+        measured = [(curve, *point) for curve in learned for point in curve.points()]
+        points = self._points([(curve, epoch) for curve, epoch, _ in measured], last)
+        values = scores([value for _, _, value in measured])
+        few = np.sort(self._rng.permutation(len(points))[:TUNED_ON])
+        settings = Settings.most_probable(points.only(few), values[few], self._axes.options > 0)
+        surrogate = Surrogate(points, values, settings)
+        best = surrogate.expect(self._points([(curve, last) for curve in learned], last))[0].min()
+        running = [curve for curve in curves if curve.trial.state is TrialState.RUNNING]
+        new = Points(places=candidates, times=np.ones(len(candidates)), trials=np.full(len(candidates), -1))
+        means, deviations = surrogate.believing(self._points([(each, last) for each in running], last)).expect(new)
+        return log_expected_improvement((best - means) / deviations) + np.log(deviations)
+
+    def _points(self, where: Sequence[tuple[Curve, int]], last: int) -> Points:
+        """Epochs of curves."""
+        times = [math.log(epoch) / math.log(last) if last > 1 else 1.0 for _, epoch in where]
+        return Points(
+            places=np.array([self._axes.place(curve.trial.params) for curve, _ in where]).reshape(-1, len(self._axes)),
+            times=np.array(times),
+            trials=np.array([curve.trial.number for curve, _ in where], dtype=int),
+        )
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those for linear algebra; to find them takes longer than a proposal."""
+    return ThreadpoolController()
+
+
+class Curve:
+    """What a trial has reached, lower being better."""
+
+    def __init__(self, trial: FrozenTrial, direction: StudyDirection, last: int) -> None:
+        """Read a trial; `last` is the epoch at which the value of a whole one is that has no curve."""
+        self.trial = trial
+        self._sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0
+        self._values = trial.intermediate_values
+        if not self._values and trial.value is not None:  # run elsewhere
+            self._values = {last: trial.value}
+        elif not self._values and trial.state is TrialState.PRUNED:  # it diverged before its first epoch was over
+            self._values = {1: self._sign * math.inf}
+        self.epochs = max(self._values, default=0)
+        self._broken = sum(violation for violation in trial.constraints.values() if violation > 0)
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The best trials first: they kept the constraints, they came furthest, their last value."""
+        return self._broken, -self.epochs, self._cost(self._values[self.epochs])
+
+    def points(self) -> Iterator[tuple[int, tuple[float, float]]]:
+        """The best so far at its first and last epoch, and at those of a factor of three in between."""
+        best, due = math.inf, 0
+        for epoch, value in sorted(self._values.items()):
+            best = min(best, self._cost(value))
+            if epoch >= due or epoch == self.epochs:
+                due = 3 * epoch
+                yield epoch, (self._broken, best)
+
+    def _cost(self, value: float) -> float:
+        return math.inf if math.isnan(value) else self._sign * value
+
+
+def scores(values: Sequence[tuple[float, ...]]) -> Array:
+    """(n,): normal scores of values by their rank, the least one lowest."""
+    order = {value: index for index, value in enumerate(sorted(set(values)))}
+    shares = (rankdata([order[value] for value in values]) - 0.5) / len(values)
+    return np.asarray(norm.ppf(shares))
+
+
+def log_expected_improvement(margin: Array) -> Array:
+    """(n,): of a normal value that is a margin of standard deviations below the best, in those; never -inf."""
+    # Far below, it is a difference of equals; there its asymptote (Ament et al., 2023, arXiv:2310.20708).
+    near = np.maximum(margin, -20.0)
+    far = np.minimum(margin, -20.0)
+    exact = np.log(near * norm.cdf(near) + norm.pdf(near))
+    return np.asarray(np.where(margin < near, norm.logpdf(far) - 2 * np.log(-far), exact))

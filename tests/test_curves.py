@@ -1,0 +1,158 @@
+"""Proposals from all curves: the surrogate, what it is told of trials, and what is proposed."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.optimize import check_grad
+from scipy.stats import norm
+
+from orchestrator.axes import Axes
+from orchestrator.curves import Curve, CurveSampler, log_expected_improvement, scores
+from orchestrator.distributions import chosen_for, distribution
+from orchestrator.space import Space
+from orchestrator.surrogate import Apart, Points, Settings, Surrogate
+
+SPACE = Space.from_data(
+    {
+        "lr": {"type": "float", "low": 1e-4, "high": 0.1, "log": True},
+        "depth": {"type": "int", "low": 1, "high": 4},
+        "optimizer": {"options": ["sgd", "adamw", "lion"]},
+        "beta": {"type": "float", "low": 0.8, "high": 0.9, "when": {"optimizer": "adamw"}},
+    }
+)
+CHOICES = Axes(SPACE).options > 0
+EPOCHS = 9
+
+
+def some_points(count: int, trials: int | None = None) -> Points:
+    axes, rng = Axes(SPACE), np.random.default_rng(0)
+    trials = trials or count
+    places = axes.settle(axes.uniform(rng, trials))
+    of = np.arange(count) % trials
+    return Points(places=places[of], times=rng.integers(4, size=count) / 3, trials=of)
+
+
+def a_study(trials: int, sign: float = 1.0, **changes: Any) -> optuna.Study:
+    """Trials of which two in three were stopped at their first epoch; good where lr is near 0.01."""
+    study = optuna.create_study(direction="minimize" if sign > 0 else "maximize")
+    rng = random.Random(0)
+    for number in range(trials):
+        params = SPACE.sample(rng)
+        off = (math.log10(params["lr"]) + 2) ** 2 + rng.gauss(0, 0.01)
+        curve = {epoch: off + 1 / epoch for epoch in range(1, 2 if number % 3 else EPOCHS + 1)}
+        change = changes.get("change", float)
+        curve = {epoch: sign * change(value) for epoch, value in curve.items()}
+        whole = max(curve) == EPOCHS
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if whole else TrialState.PRUNED,
+                value=curve[EPOCHS] if whole else None,
+                params=chosen_for(params),
+                distributions={name: distribution(SPACE[name]) for name in params},
+                intermediate_values=curve,
+            )
+        )
+    return study
+
+
+def proposed(study: optuna.Study, seed: int = 0) -> dict[str, Any]:
+    trial = study.ask()
+    return CurveSampler(SPACE, seed).sample_relative(study, study.get_trials(deepcopy=False)[trial.number], {})
+
+
+def test_the_derivatives_are_those_of_the_likelihood() -> None:
+    points, rng = some_points(20, trials=8), np.random.default_rng(1)
+    apart, values = Apart(points, points, CHOICES), rng.standard_normal(20)
+    for _ in range(3):
+        logs = 0.3 * rng.standard_normal(len(SPACE) + 7)
+        error = check_grad(
+            lambda at: Settings(at, CHOICES)._misfit(apart, values)[0],
+            lambda at: Settings(at, CHOICES)._misfit(apart, values)[1],
+            logs,
+        )
+        assert error < 1e-4
+
+
+def test_what_matters_is_found_and_what_was_measured_is_expected() -> None:
+    points = some_points(60)
+    values = scores(list(zip(points.places[:, 0], strict=True)))  # the first parameter alone
+    settings = Settings.most_probable(points, values, CHOICES)
+    assert settings.relevances.argmax() == 0
+    means, deviations = Surrogate(points, values, settings).expect(points)
+    assert np.corrcoef(means, values)[0, 1] > 0.99
+    far = Points(places=points.places, times=points.times, trials=-1 - points.trials)
+    assert (Surrogate(points, values, settings).expect(far)[1] > deviations).all()
+
+
+def test_what_is_believed_is_no_surprise() -> None:
+    points, more = some_points(30).only(np.arange(20)), some_points(30).only(np.arange(20, 30))
+    values = np.random.default_rng(2).standard_normal(20)
+    before = Surrogate(points, values, Settings.most_probable(points, values, CHOICES))
+    after = before.believing(more)
+    assert after.expect(more)[0] == pytest.approx(before.expect(more)[0], abs=0.1)
+    assert (after.expect(more)[1] < before.expect(more)[1]).all()
+    assert before.believing(more.only(np.arange(0))) is before
+
+
+def a_trial(curve: dict[int, float], **given: Any) -> FrozenTrial:
+    state = TrialState.PRUNED if given.get("value") is None else TrialState.COMPLETE
+    return create_trial(**{"state": state, "intermediate_values": curve, **given})
+
+
+def curve_of(*args: Any, **given: Any) -> Curve:
+    return Curve(a_trial(*args, **given), StudyDirection.MINIMIZE, EPOCHS)
+
+
+def test_a_curve_is_its_best_so_far_at_a_few_epochs() -> None:
+    curve = curve_of({1: 3.0, 2: 5.0, 3: 4.0, 4: 1.0, 5: 2.0})
+    assert list(curve.points()) == [(1, (0, 3.0)), (3, (0, 3.0)), (5, (0, 1.0))]
+    assert list(curve_of({}).points()) == [(1, (0, math.inf))]
+    assert list(curve_of({1: math.nan}).points()) == [(1, (0, math.inf))]
+    assert list(curve_of({}, value=2.0).points()) == [(EPOCHS, (0, 2.0))]
+    assert curve_of({}, state=TrialState.RUNNING).epochs == 0
+
+
+def test_those_that_came_furthest_rank_first_and_what_broke_a_constraint_last() -> None:
+    broken = curve_of({1: 0.1, 9: 0.1}, constraints={"memory": 1.0, "kept": -2.0})
+    best, worse, short, none = (curve_of(each) for each in ({9: 0.3}, {9: 0.4}, {1: 0.2}, {}))
+    curves = [none, broken, short, worse, best]
+    assert sorted(curves, key=lambda curve: curve.rank) == [best, worse, short, none, broken]
+    costs = [cost for curve in curves for _, cost in curve.points()]
+    assert list(scores(costs).argsort(kind="stable")) == [3, 5, 4, 0, 1, 2]
+
+
+def test_expected_improvement_is_that_of_the_normal_distribution_and_has_a_logarithm_everywhere() -> None:
+    margins = np.linspace(-6, 4, 50)
+    assert np.exp(log_expected_improvement(margins)) == pytest.approx(margins * norm.cdf(margins) + norm.pdf(margins))
+    far = log_expected_improvement(np.linspace(-60, 0, 1000))
+    assert np.isfinite(far).all()
+    assert (np.diff(far) > 0).all()
+
+
+def test_it_learns_from_trials_that_were_stopped_whatever_the_scale_of_the_metric() -> None:
+    found = [proposed(a_study(40), seed) for seed in range(10)]
+    assert sum(0.003 < params["lr"] < 0.03 for params in found) >= 8
+    assert [proposed(a_study(40, change=math.exp), seed) for seed in range(3)] == found[:3]
+    assert [proposed(a_study(40, sign=-1.0), seed) for seed in range(3)] == found[:3]
+
+
+def test_it_proposes_nothing_twice_and_nothing_where_nothing_is_left() -> None:
+    space = Space.from_data({"a": {"options": ["x", "y"]}, "b": {"type": "int", "low": 1, "high": 6}})
+    study, points = optuna.create_study(), [chosen_for(params) for params in space.grid()]
+    kinds = {name: distribution(parameter) for name, parameter in space.items()}
+    for number, params in enumerate(points[:-1]):  # failed ones as well
+        state = TrialState.FAIL if number == 0 else TrialState.PRUNED
+        study.add_trial(a_trial({1: 1.0}, state=state, params=params, distributions=kinds))
+    study.ask()
+    new = study.get_trials(deepcopy=False)[-1]
+    assert CurveSampler(space, 0).sample_relative(study, new, {}) == points[-1]
+    study.add_trial(a_trial({1: 1.0}, params=points[-1], distributions=kinds))
+    assert CurveSampler(space, 0).sample_relative(study, new, {}) == {}
