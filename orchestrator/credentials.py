@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from orchestrator.naming import near_miss
+
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -25,16 +27,35 @@ def tracking_mode(asked: Literal["auto", "online", "offline", "disabled"], envir
     """
     if asked != "auto":
         return asked
-    match environ.get("WANDB_MODE", "").lower():
-        case "offline" | "dryrun":
-            return "offline"
-        case "disabled":
-            return "disabled"
-        case "online" | "run":
-            return "online"
-    return "online" if has_key(environ) else "offline"
+    said = MODES.get(environ.get("WANDB_MODE", "").lower())
+    return said or ("online" if has_key(environ) else "offline")
 
 
+def wrong_variables(mode: Mode, environ: Mapping[str, str]) -> Iterator[str]:
+    """What of W&B's variables cannot be meant, where runs are opened in this mode; a sentence each."""
+    if (said := environ.get("WANDB_MODE", "")) and said.lower() not in MODES:
+        yield f"WANDB_MODE is '{said}'{near_miss(said, MODES) or ';'} it is one of {', '.join(MODES)}"
+    if mode != "online":
+        return
+    key, url = environ.get("WANDB_API_KEY", ""), base_url(environ)
+    if 0 < len(key) < KEY_CHARACTERS:
+        yield (
+            f"WANDB_API_KEY has {len(key)} characters, and W&B's keys {KEY_CHARACTERS} or more: copy it again, or unset"
+            " it and use `wandb login`; tracking.mode=offline needs none"
+        )
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        yield f"WANDB_BASE_URL is '{url}'; write the server's whole address, e.g. https://wandb.example.com"
+
+
+# What `WANDB_MODE` can say, and what a sweep's runs are then.
+MODES: dict[str, Mode] = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "shared": "online",
+    "run": "online",
+    "dryrun": "offline",
+}
 # Fewer than this, and the SDK refuses a key without asking the server.
 KEY_CHARACTERS = 40
 # A key of W&B's: 40 hexadecimal digits, or what newer servers make. A commit looks like the former.

@@ -12,17 +12,17 @@ import asyncio
 import fcntl
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from orchestrator import runlog, salvage
+from orchestrator import artifact, runlog
 from orchestrator.credentials import own_folders
 from orchestrator.errors import OrchestratorError, TrackingError
 from orchestrator.folder import SweepFolder, sent_marker
+from orchestrator.messages import Job
 from orchestrator.naming import is_artifact, run_id
 from orchestrator.page import Facts, Page, translated
 from orchestrator.spec import Spec
@@ -37,7 +37,6 @@ class Delivery:
 
     def __init__(self, spec: Spec, folder: SweepFolder, page: Page) -> None:
         self._spec, self._folder, self._page = spec, folder, page
-        self._one_at_a_time = threading.Lock()
         os.environ.update(own_folders(folder.work))
 
     def run_id(self, number: int) -> str:
@@ -115,16 +114,23 @@ class Delivery:
             self.hold(number)
         return found
 
-    def salvage(self, number: int) -> None:
-        """Log a trial's checkpoints, as far as its workers did not get to; they are gone.
+    def log_left(self, job: Job) -> None:
+        """Log the checkpoints of a trial that has no workers any more, as far as these did not get to.
 
         Raises:
-            TrackingError: that failed.
+            TrackingError: that cannot be written.
         """
-        logged = {epoch for path in self.segments(number) for epoch in runlog.read(path).checkpoints.values()}
-        if self.segments(number) and not self._folder.checkpoints(number).keys() <= logged:
-            with self._one_at_a_time:
-                salvage.salvage(self._folder, [number])
+        artifact.log_left(self._spec, self._folder, job)
+
+    def join_all(self) -> None:
+        """Make every run that is on disk a member of the sweep: it was made anew.
+
+        Raises:
+            TrackingError: the server cannot be asked, or refuses.
+        """
+        for name in self._folder.runs():
+            self._page.admit(name)
+        self._page.deleted = None
 
     def hold(self, number: int) -> None:
         """Let a trial's checkpoints wait for their upload once more, where they do not; what was sent may be gone."""

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from orchestrator import runlog, wandb_yaml, workspace
 from orchestrator.delivery import Delivery, alone
-from orchestrator.errors import OrchestratorError, StorageError, UndeliverableError
+from orchestrator.errors import OrchestratorError, StorageError, TrackingError, UndeliverableError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import (
     GOOD,
@@ -30,6 +30,7 @@ from orchestrator.messages import (
     Command,
     Delivered,
     Ended,
+    Job,
     Joined,
     Landed,
     Notice,
@@ -69,8 +70,8 @@ class _Trial:
     over: bool = False
     opened: bool = False
     """Whether a run of it was opened: there are files of it then."""
-    left: bool = False
-    """Whether its workers may not have got to log its checkpoints."""
+    left: Job | None = None
+    """What is known of it, where its workers may not have got to log its checkpoints."""
     evicted: bool = False
     admitted: bool = False
     """Whether its run is a member of the sweep in W&B."""
@@ -120,14 +121,20 @@ class Desk:
         self._note(number, over=False, opened=True)
         self._trials[number].places.append(segment)
 
-    def ended(self, number: int, outcome: str, error: str | None, *, closed: bool) -> None:
-        """A trial is over; where its workers did not say so in its run, it is said for them."""
+    def ended(
+        self, number: int, outcome: str, error: str | None, *, closed: bool, job: Mapping[str, Any] | None = None
+    ) -> None:
+        """A trial is over; what its workers did not get to say in its run is said for them."""
         places = self._trials[number].places if number in self._trials else []
         self._fetch(*(place for place in places if not Path(place).is_absolute()), f"wandb/checkpoints/{number}")
         if not closed:
             close_dead(self._folder, Ended(number=number, outcome=Outcome(outcome), error=error))
         # Whoever goes down with an error closes its run, and leaves the rest to the next attempt, if there is one.
-        self._note(number, over=True, left=not closed or outcome not in GOOD - {Outcome.STOPPED})
+        if job and (not closed or outcome not in GOOD - {Outcome.STOPPED}):
+            curve = {int(epoch): value for epoch, value in job["curve"].items()}  # in JSON every name is a text
+            self._note(number, left=Job(**{**job, "curve": curve}), over=True)
+        else:
+            self._note(number, over=True)
 
     def _fetch(self, *places: str) -> None:
         """Bring folders of the sweep's to this machine, where its storage is not local."""
@@ -199,7 +206,7 @@ class Desk:
             self._say(Notice(text=f"not in W&B: {name} ({why})"))
         return missing
 
-    def _note(self, number: int, **changes: bool) -> None:
+    def _note(self, number: int, **changes: Any) -> None:
         with self._changed:
             trial = self._trials.setdefault(number, _Trial(number))
             for name, value in changes.items():
@@ -224,12 +231,14 @@ class Desk:
             try:
                 if not self._connected:
                     self._page.connect()
-                    if self._page.deleted:
-                        self._say(Notice(text=f"{REMADE} ({self._page.deleted})"))
                     if self._page.sweep_id is None:
                         made = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
+                        self._told = ""
                         self._say(Joined(sweep_id=made))
                         threading.Thread(target=self._save_view, args=[made], name="view", daemon=True).start()
+                    if self._page.deleted:
+                        self._say(Notice(text=f"{REMADE} ({self._page.deleted})"))
+                        self._delivery.join_all()
                     with self._changed:
                         self._connected = True
                         self._changed.notify_all()
@@ -330,9 +339,7 @@ class Desk:
 
     def _carry_on(self, trial: _Trial) -> None:
         over, news, name = trial.over, trial.news, self._delivery.run_id(trial.number)
-        if over and trial.left and not trial.evicted:
-            self._delivery.salvage(trial.number)
-            trial.left = False
+        unlogged = self._log_left(trial) if over else None
         waiting = self._delivery.waiting(trial.number)
         if waiting and not trial.admitted:
             self._page.admit(name)
@@ -348,10 +355,22 @@ class Desk:
             return
         with self._at_once:
             self._settle(trial, name)
+        if unlogged:
+            raise unlogged
         waits = bool(self._delivery.waiting(trial.number))
         with self._changed:
             trial.arrived = not waits and trial.news == news
             self._changed.notify_all()
+
+    def _log_left(self, trial: _Trial) -> TrackingError | None:
+        """Log the checkpoints that its workers left; what is in the way of that keeps nothing else from W&B."""
+        try:
+            if trial.left and not trial.evicted:
+                self._delivery.log_left(trial.left)
+            trial.left = None
+        except TrackingError as exc:
+            return exc
+        return None
 
     def _settle(self, trial: _Trial, name: str) -> None:
         """See that all of the run of a trial that is over is there, and nothing that is not kept."""

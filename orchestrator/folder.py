@@ -299,6 +299,13 @@ class SweepFolder:
             if info.type == fs.FileType.File and not local.exists():
                 self.download(info.path.removeprefix(f"{self._root}/"), local)
 
+    def download_run(self, run_id: str) -> None:
+        """Bring what a W&B run was written to into `work`, where the storage is not local; what is there stays."""
+        selector = fs.FileSelector(self._at("wandb"), allow_not_found=True)
+        for info in () if self.is_local else self._look(selector):
+            if info.base_name.startswith("offline-run-") and info.base_name.endswith(f"-{run_id}"):
+                self.download_tree(f"wandb/{info.base_name}")
+
     def download(self, path: str, local: Path) -> None:
         """Copy a file of the folder to a local path, whole."""
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -395,6 +402,10 @@ class SweepFolder:
         there = f"wandb/checkpoints/{number}"
         if not self.is_local and self.has(there):
             self._fs.delete_dir(self._at(there))
+
+    def runs(self) -> set[str]:
+        """The W&B runs of which there are files in `work`, by id."""
+        return {path.stem.removeprefix("run-") for path in (self.work / "wandb").glob("offline-run-*/run-*.wandb")}
 
     def unsent_runs(self) -> set[str]:
         """The W&B runs in `work` of which something is not marked as sent, or a checkpoint still waits, by id."""

@@ -251,10 +251,15 @@ class Ledger:
         if self._records[number].state != "RUNNING":
             return self._records[number]
         trial = self._trial(number)
+        self._end_attempt(trial)
+        return self._refresh(number)
+
+    @staticmethod
+    def _end_attempt(trial: optuna.Trial) -> None:
+        """Note that the last stretch has ended, unless it has: a trial that pauses may be ended long after it."""
         attempts = trial.user_attrs.get("attempts", [])
         if attempts and "ended" not in attempts[-1]:
             trial.set_user_attr("attempts", [*attempts[:-1], {**attempts[-1], "ended": _now().isoformat()}])
-        return self._refresh(number)
 
     def landed(self, landed: Landed) -> TrialRecord:
         """A trial's run has got an address in W&B."""
@@ -319,8 +324,7 @@ class Ledger:
         if record.state != "RUNNING":
             return record
         trial = self._trial(ended.number)
-        if attempts := trial.user_attrs.get("attempts"):
-            trial.set_user_attr("attempts", [*attempts[:-1], {**attempts[-1], "ended": _now().isoformat()}])
+        self._end_attempt(trial)
         if ended.outcome not in STATES:
             return self.report(report) if report else self._refresh(ended.number)
         ending: dict[str, Any] = {"outcome": str(ended.outcome), "error": ended.error}

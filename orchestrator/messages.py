@@ -37,6 +37,9 @@ class Outcome(StrEnum):
 # Outcomes that a run ends with exit code 0 for: the trial did what it was asked to.
 GOOD = {Outcome.COMPLETE, Outcome.PRUNED, Outcome.STOPPED, Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.PAUSED}
 
+# Outcomes after which a trial goes on in the same run: W&B shows it as preempted meanwhile.
+GOES_ON = {Outcome.INTERRUPTED, Outcome.MOVED}
+
 
 class Verdict(StrEnum):
     """What a worker is told when it has reported an epoch."""

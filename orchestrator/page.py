@@ -7,10 +7,10 @@ server is down, slow or says no, leaves this module as a `TrackingError` in word
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ RUNS_AT_ONCE = 50
 REMADE = "the sweep's page is not in W&B any more: another one is made"
 # The alias of the sweep's best checkpoint.
 BEST = "sweep-best"
+# The aliases that its trials' checkpoints have.
+OWN = {"best", "latest"}
 
 # What an UpsertBucket of wandb-core says, too; here only that a run is a member of a sweep.
 JOIN = """
@@ -75,6 +77,7 @@ class Page:
 
         self._spec, self.sweep_id = spec, sweep_id
         self.deleted: str | None = None
+        """The id of the sweep that it had, and that somebody deleted, until its runs are members of another one."""
         self._api: Any = None
         self.project = spec.tracking.project or ""
         self.entity = ""
@@ -91,8 +94,15 @@ class Page:
             self._api = self._api or public_api()
             self.entity = self._spec.tracking.entity or self._api.default_entity
             self._api._service_api.execute_graphql("query Viewer { viewer { entity } }", variables={})
-        if self.sweep_id and not self._ask_project(f'sweep(sweepName: "{self.sweep_id}") {{ state }}').get("sweep"):
-            self.deleted, self.sweep_id = self.sweep_id, None
+        if self.sweep_id:
+            project = self._ask_project(f'id sweep(sweepName: "{self.sweep_id}") {{ state }}')
+            if not project:
+                raise TrackingError(
+                    f"W&B has no project {self.entity}/{self.project}, or not for the owner of this key, where the page"
+                    f" of {self._spec.name} was made: use the key it was made with, or make that project again"
+                )
+            if project["sweep"] is None:
+                self.deleted, self.sweep_id = self.sweep_id, None
 
     def make_sweep(self, parameters: Mapping[str, Any], command: str | None) -> str:
         """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id."""
@@ -106,7 +116,7 @@ class Page:
             "metric": {"name": spec.metric, "goal": spec.goal},
             "parameters": {**parameters, **{name: {"value": value} for name, value in spec.params.items()}},
         }
-        with translated(), contextlib.redirect_stdout(sys.stderr):  # it prints
+        with translated(), contextlib.redirect_stdout(io.StringIO()):  # it prints
             self.sweep_id = str(wandb.sweep(config, project=self.project, entity=self.entity))
         return self.sweep_id
 
@@ -197,10 +207,13 @@ class Page:
             self._run(run_id).use_artifact(self._api.artifact(reference))
 
     def drop_checkpoints(self, run_id: str, *, only: Collection[str] | None = None) -> None:
-        """Delete the versions of a run's checkpoints, or only those with some digests; never the sweep's best."""
+        """Delete the versions of a run's checkpoints, or only those with some digests.
+
+        One that was given an alias beside those of the sweep's own stays: somebody counts on it.
+        """
         with translated():
             for version in self._versions(run_id):
-                if BEST not in version.aliases and (only is None or version.digest in only):
+                if OWN.issuperset(version.aliases) and (only is None or version.digest in only):
                     version.delete(delete_aliases=True)
 
     def crown(self, run_id: str, former: Iterable[str]) -> None:
@@ -326,9 +339,11 @@ def fetch(reference: str, into: Path) -> Path:
         try:
             artifact = api.artifact(reference, type=MODEL)
         except wandb.errors.CommError as exc:
-            if "not found" not in str(exc):
-                raise
-            raise InputError(_unknown(api, reference)) from exc
+            if "not found" in str(exc):
+                raise InputError(_unknown(api, reference)) from exc
+            if "artifact is of type" in str(exc):
+                raise InputError(f"'{reference}' is no checkpoint, whose type is '{MODEL}'") from exc
+            raise
         files = [str(name) for name in artifact.manifest.entries if name.endswith(".ckpt")]
         if len(files) != 1:
             raise TrackingError(f"artifact {reference} holds {len(files)} checkpoints (*.ckpt); it should hold one")
@@ -342,11 +357,12 @@ def _unknown(api: Any, reference: str) -> str:
     if api.artifact_collection_exists(name=collection, type=MODEL):
         versions = api.artifacts(MODEL, collection)
         known = [*dict.fromkeys(alias for version in versions for alias in (*version.aliases, version.version))]
-        return f"'{collection}' has no alias or version '{alias}'{near_miss(alias, known)}; W&B has {', '.join(known)}"
+        there = ", ".join(known) or "no version of it"
+        return f"'{collection}' has no alias or version '{alias}'{near_miss(alias, known) or ';'} W&B has {there}"
     try:
         names = [each.name for each in api.artifact_collections(project, MODEL)]
-    except ValueError:  # there is no such project
-        return f"'{reference}': W&B has no project '{project}', or not for the owner of this key"
+    except ValueError:  # there is no such project, or no checkpoint in it
+        return f"'{reference}': W&B has no project '{project}' with checkpoints, or not for the owner of this key"
     return f"W&B's project '{project}' has no checkpoints '{name}'{near_miss(name, names) or f', of {len(names)}'}"
 
 

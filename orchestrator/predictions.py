@@ -59,7 +59,17 @@ class Predictions(pl.Callback):
         logger.log_table("predictions/table", columns=["target", "prediction", "share"], data=rows)
         if inputs.ndim == 4 and inputs.shape[1] in CHANNELS:  # (samples, channels, height, width)
             captions = [f"{found}, is {target}" for target, found, _ in rows]
-            logger.log_image("predictions/images", list(inputs.float().cpu()), caption=captions)
+            logger.log_image("predictions/images", list(_pixels(inputs.float().cpu())), caption=captions)
+
+
+def _pixels(images: torch.Tensor) -> torch.Tensor:
+    """Images of whatever range, e.g. normalised ones, from black to white: the SDK takes numbers as 0 to 255.
+
+    Args:
+        images: (samples, channels, height, width), any numbers.
+    """
+    low, high = (edge(images, dim=(1, 2, 3), keepdim=True) for edge in (torch.amin, torch.amax))
+    return ((images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny) * 255).to(torch.uint8)
 
 
 def _plain(value: torch.Tensor) -> Any:

@@ -34,5 +34,5 @@ def fetched(name: str, into: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         error = InputError if done.returncode == InputError.exit_code else TrackingError
-        raise error(done.stderr.strip().rpartition("error: ")[2])
+        raise error(done.stderr.strip().partition("error: ")[2] or done.stderr.strip())
     return Path(done.stdout.strip().splitlines()[-1])

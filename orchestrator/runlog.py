@@ -12,14 +12,14 @@ import json
 import struct
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator.folder import sent_marker
-from orchestrator.messages import GOOD, Outcome
+from orchestrator.messages import GOES_ON, GOOD, Outcome
 
 BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
 # The type of artifact that a checkpoint is, in W&B's own words.
@@ -75,9 +75,10 @@ def read(path: Path) -> Written:
     for _, record in _parsed(path):
         kinds[record.WhichOneof("record_type")] += 1
         if record.WhichOneof("record_type") == "artifact":
-            if record.artifact.name == f"model-{path.stem.removeprefix('run-')}":
-                checkpoints[record.artifact.digest] = json.loads(record.artifact.metadata)["epoch"]
-            else:
+            told = json.loads(record.artifact.metadata or "{}")
+            if record.artifact.name == model_of(path.stem.removeprefix("run-")) and {"sweep", "epoch"} <= told.keys():
+                checkpoints[record.artifact.digest] = told["epoch"]
+            else:  # of that name, too: Lightning's logger gives it to what a user has it log
                 others.add(record.artifact.digest)
         if record.WhichOneof("record_type") == "history":
             steps = record.history.step.num + 1
@@ -93,11 +94,36 @@ def read(path: Path) -> Written:
 
 
 def last_checkpoints(parts: Sequence[Written]) -> Mapping[str, int]:
-    """The checkpoints that a run has, of those that its parts have logged, oldest part first.
+    """The checkpoints that a run keeps, of those that its parts have logged, oldest part first.
 
-    Each time all that are kept are logged, so that those of earlier parts are not kept any more.
+    A part that logs any logs all that are kept by then, so that those of earlier parts are not kept any more.
     """
     return next((part.checkpoints for part in reversed(parts) if part.checkpoints), {})
+
+
+def model_of(run_id: str) -> str:
+    """The name of the artifact whose versions are the checkpoints of a run."""
+    return f"model-{run_id}"
+
+
+def summary(paths: Iterable[Path]) -> dict[str, Any]:
+    """The summary that a run's files come to, without what W&B itself adds: of every name the last value."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        for _, record in _parsed(path):
+            for item in (*record.history.item, *record.summary.update):
+                names = list(item.nested_key) or [item.key]
+                if not names[0].startswith("_"):
+                    _put(found, names, json.loads(item.value_json))
+    return found
+
+
+def _put(into: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    for name in names[:-1]:
+        if not isinstance(into.get(name), dict):
+            into[name] = {}
+        into = into[name]
+    into[names[-1]] = value
 
 
 def has_ended(path: Path) -> bool:
@@ -143,15 +169,16 @@ def say_last_words(path: Path, *, outcome: Outcome, error: str | None) -> None:
     update = [messages.SummaryItem(key=key, value_json=json.dumps(value)) for key, value in summary.items()]
     name = path.stem.removeprefix("run-")
     sweep, _, trial = name.rpartition("-")
-    words = [] if introduced else [messages.Record(num=number + 1, run=messages.RunRecord(run_id=name))]
+    words = [] if introduced else [messages.Record(run=messages.RunRecord(run_id=name))]
     if words:  # it was killed before it had written who it is
         words[0].run.display_name = f"{sweep}/{trial}"
         words[0].run.start_time.FromDatetime(datetime.now(UTC))
-        number += 1
-    words += [
-        messages.Record(num=number + 1, summary=messages.SummaryRecord(update=update)),
-        messages.Record(num=number + 2, exit=messages.RunExitRecord(exit_code=0 if outcome in GOOD else 1)),
-    ]
+    words.append(messages.Record(summary=messages.SummaryRecord(update=update)))
+    if outcome in GOES_ON:
+        words.append(messages.Record(preempting=messages.RunPreemptingRecord()))
+    words.append(messages.Record(exit=messages.RunExitRecord(exit_code=0 if outcome in GOOD else 1)))
+    for index, word in enumerate(words, start=1):
+        word.num = number + index
     with path.open("r+b") as file:
         file.truncate(end)
         file.seek(end)
@@ -177,6 +204,35 @@ def amend(path: Path, values: Mapping[str, Any]) -> None:
     """Add values to the summary of a run that has ended, as if it had said them before its end; it is sent again."""
     from wandb.proto import wandb_internal_pb2 as messages
 
+    update = [messages.SummaryItem(key=key, value_json=json.dumps(value)) for key, value in values.items()]
+    _insert(path, [messages.Record(summary=messages.SummaryRecord(update=update))])
+
+
+def log_artifacts(
+    path: Path, artifacts: Iterable[tuple[Any, Sequence[str]]], *, project: str | None, entity: str | None
+) -> None:
+    """Log artifacts, each with its aliases, in the file of a run whose process is gone; it is sent again.
+
+    Source: `publish_artifact` in the SDK's `interface/interface.py`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from wandb.proto import wandb_internal_pb2 as messages
+    from wandb.sdk.interface.interface_queue import InterfaceQueue  # the one that needs no process behind it
+
+    made = []
+    for artifact, aliases in artifacts:
+        record = InterfaceQueue()._make_artifact(artifact)
+        record.run_id, record.project, record.entity = path.stem.removeprefix("run-"), project or "", entity or ""
+        record.user_created = record.finalize = True
+        record.aliases.extend(aliases)
+        made.append(messages.Record(artifact=record))
+    _insert(path, made)
+
+
+def _insert(path: Path, new: Sequence[Any]) -> None:
+    """Add records to a file before the run's end, where it has one, and let it be sent again."""
     end, number = IDENTITY, 0
     after: list[Any] = []
     for at, record in _parsed(path):
@@ -184,11 +240,12 @@ def amend(path: Path, values: Mapping[str, Any]) -> None:
             after.append(record)
         else:
             end, number = at, record.num
-    update = [messages.SummaryItem(key=key, value_json=json.dumps(value)) for key, value in values.items()]
+    for index, record in enumerate(new, start=1):
+        record.num = number + index
     with path.open("r+b") as file:
         file.truncate(end)
         file.seek(end)
-        for record in (messages.Record(num=number + 1, summary=messages.SummaryRecord(update=update)), *after):
+        for record in (*new, *after):
             _append(file, record.SerializeToString())
     sent_marker(path).unlink(missing_ok=True)
 

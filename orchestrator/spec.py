@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator import catalog, sources, wandb_yaml
-from orchestrator.credentials import KEY_CHARACTERS, take_keys, tracking_mode
+from orchestrator.credentials import take_keys, tracking_mode, wrong_variables
 from orchestrator.errors import InputError, SpaceError, SpecError
 from orchestrator.limit import Limit
 from orchestrator.naming import (
@@ -290,7 +290,7 @@ class Tracking(_Section):
     predictions: Whole = Field(default=0, ge=0)
     """Of so many samples of the validation data, what the module predicts, after every validation: as a table, and as
     images with captions where the samples are images."""
-    registry: str | None = None
+    registry: str | None = Field(default=None, pattern=r"^[^/:\s]+(/[^/:\s]+)?$")
     """A collection of W&B's registry that the winner's checkpoint is linked to at the end: `COLLECTION` of the
     registry `model`, or `REGISTRY/COLLECTION`."""
     registry_aliases: list[str] = []
@@ -511,18 +511,15 @@ def _tracking(tracking: Tracking, environ: Mapping[str, str]) -> Tracking:
     """Where runs go: as the spec says, else as W&B's own variables do, else as the defaults.
 
     Raises:
-        SpecError: online, with what cannot be a key.
+        SpecError: a variable has what it cannot have.
     """
-    key = environ.get("WANDB_API_KEY", "")
-    if 0 < len(key) < KEY_CHARACTERS and tracking_mode(tracking.mode, environ) == "online":
-        raise SpecError(
-            f"WANDB_API_KEY has {len(key)} characters, and W&B's keys {KEY_CHARACTERS} or more: copy it again, or unset"
-            " it and use `wandb login`; tracking.mode=offline needs none"
-        )
+    mode = tracking_mode(tracking.mode, environ)
+    if problems := list(wrong_variables(mode, environ)):
+        raise SpecError(problems)
     tags = [tag.strip() for tag in environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
     return tracking.model_copy(
         update={
-            "mode": tracking_mode(tracking.mode, environ),
+            "mode": mode,
             "project": tracking.project or environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
             "entity": tracking.entity or environ.get("WANDB_ENTITY") or None,
             "tags": tracking.tags or tags,
@@ -603,6 +600,10 @@ def _sentence(error: Any) -> str:
             return f"{key} is {value!r}{near_miss(str(value), known) or ';'} it is one of {', '.join(known)}"
         case "value_error":
             return f"{key} is {value!r}; {error['ctx']['error']}"
+        case "string_pattern_mismatch" if place[-1] == "registry":
+            return f"{key} is {value!r}; write COLLECTION, or REGISTRY/COLLECTION"
+        case "list_type":
+            return f"{key} is {value!r}; write a list, e.g. {key}=[a, b]"
         case "string_pattern_mismatch":  # of W&B's projects
             of_whom = "ENTITY/PROJECT or " if place[-1] == "runs" else ""
             return f"{key} is {value!r}; write {of_whom}PROJECT, a name without any of / \\ # ? % :"

@@ -31,6 +31,7 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from orchestrator import auto, capacity, cluster, earlier, ends, failures, preflight, ranking, results, schedule
+from orchestrator.artifact import job_of
 from orchestrator.control import Control
 from orchestrator.credentials import redacted, to_workers
 from orchestrator.errors import InputError, OrchestratorError, SpecError, StorageError, SweepError
@@ -668,7 +669,7 @@ class Sweep:
         unsent = self.folder.unsent_runs()
         for record in self.ledger.records:  # what an earlier process did not get to bring up
             if record.state != "RUNNING" and run_id(self.folder.name, record.number) in unsent:
-                self._desk.ended(record.number, record.outcome, record.error, closed=False)
+                self._desk.ended(record.number, record.outcome, record.error, closed=False, job=job_of(record))
         try:
             yield
         finally:
@@ -690,7 +691,8 @@ class Sweep:
 
     def _run_over(self, ended: Ended) -> None:
         if self._desk:
-            self._desk.ended(ended.number, str(ended.outcome), ended.error, closed=ended.run_closed)
+            job = job_of(self.ledger.records[ended.number])
+            self._desk.ended(ended.number, str(ended.outcome), ended.error, closed=ended.run_closed, job=job)
         elif self.spec.tracking.mode == "offline" and not ended.run_closed:
             close_dead(self.folder, ended)
 

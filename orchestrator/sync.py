@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator import ranking, wandb_yaml
+from orchestrator.artifact import job_of
 from orchestrator.delivery import Delivery, alone, named
 from orchestrator.errors import InputError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.messages import Landed
+from orchestrator.messages import Ended, Landed, Outcome
 from orchestrator.page import REMADE, Page
 from orchestrator.results import ALIVE, STATES, Status, build, write
-from orchestrator.salvage import ending, salvage, unlogged
 from orchestrator.spec import Spec
 from orchestrator.tracking import close_dead, succeed
 
@@ -50,11 +50,15 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
-    _reach(page, spec, ledger, say)
+    _reach(page, spec, ledger)
+    if page.deleted:
+        say(f"{REMADE} ({page.deleted})")
+        delivery.join_all()
     missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
-    if left := [r.number for r in ledger.records if r.number not in evicted and unlogged(spec, folder, r)]:
-        salvage(folder, left)
+    for record in (each for each in ledger.records if each.number not in evicted):
+        with named(missing, f"{delivery.run_id(record.number)}'s checkpoints"):
+            delivery.log_left(job_of(record))
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
     sent = [r.number for r in ledger.records if delivery.segments(r.number) and not delivery.waiting(r.number)]
     delivery.missing(sent, evicted=evicted)
@@ -83,11 +87,9 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     return Told(arrived=arrived, there=there, missing=missing, address=address)
 
 
-def _reach(page: Page, spec: Spec, ledger: Ledger, say: Callable[[str], None]) -> None:
+def _reach(page: Page, spec: Spec, ledger: Ledger) -> None:
     """Connect to the sweep's page, which is made where there is none, or none any more."""
     page.connect()
-    if page.deleted:
-        say(f"{REMADE} ({page.deleted})")
     if page.sweep_id is None:
         made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
         ledger.remember("wandb_sweep", made)
@@ -101,7 +103,8 @@ def _send(
     *,
     evicted: bool,
 ) -> None:
-    close_dead(folder, ending(record))
+    outcome = Outcome(record.outcome) if record.state != "RUNNING" else Outcome.INTERRUPTED
+    close_dead(folder, Ended(number=record.number, outcome=outcome, error=record.error))
     page.admit(delivery.run_id(record.number))
     delivery.hold(record.number)
     for path in delivery.waiting(record.number):

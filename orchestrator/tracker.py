@@ -21,10 +21,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator import runlog
+from orchestrator import artifact, runlog
 from orchestrator.credentials import own_folders
+from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import GOOD, Ended, Job, Outcome, Report, first_line
+from orchestrator.messages import GOES_ON, GOOD, Job, Outcome, Report, first_line
 from orchestrator.naming import run_id
 from orchestrator.spec import Spec
 
@@ -98,6 +99,7 @@ class Tracker:
             self._run = self._init(job, _with_room(work))
             self._notify(f"{said}; they are in {work} instead: make room, move them there, and `sync` brings them up")
         self._parts.append(Path(self._run.settings.sync_file))
+        self._take_over_summary()
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if job.changes:
@@ -106,6 +108,20 @@ class Tracker:
         directory = Path(self._run.dir).parent
         self._save_beside(directory)
         return str(directory.relative_to(work)) if work == self._folder.work else str(directory)
+
+    def _take_over_summary(self) -> None:
+        """Begin with what the run's earlier parts have in their summaries: a part's takes the place of the run's."""
+        job = self._job
+        if job.curve or job.attempt or job.moves:
+            try:
+                self._folder.download_run(self._run.id)
+            except StorageError as exc:
+                self._notify(f"the summary of W&B run {self._run.id} begins anew: {exc}")
+        *earlier, _ = self._folder.run_files(self._run.id)
+        ended = ("outcome", "error")  # which it has not
+        summary = {name: value for name, value in runlog.summary(earlier).items() if name not in ended}
+        if summary:
+            self._run.summary.update(summary)
 
     def logger(self) -> Any:
         """Lightning's logger on the open run; where none is kept, one that takes everything and keeps nothing."""
@@ -244,8 +260,10 @@ class Tracker:
         def end() -> None:
             _sign(self._run, outcome, error)
             for path, aliases in checkpoints.items():
-                self._log_artifact(self._run, path, aliases, curve.get(self._folder.epoch_of(path)))
-            if outcome in (Outcome.INTERRUPTED, Outcome.MOVED):  # it goes on in the same run
+                value = curve.get(self._folder.epoch_of(path))
+                checkpoint = artifact.of_checkpoint(self._spec, self._folder, self._job, path, value)
+                self._run.log_artifact(checkpoint, aliases=list(aliases))
+            if outcome in GOES_ON:
                 self._run.mark_preempting()
 
         try:
@@ -260,21 +278,6 @@ class Tracker:
             self._notify(f"W&B run {run.id} on disk is incomplete ({first_line(exc)})")
             return False
         return True
-
-    def add_part(self, job: Job, ended: Ended, checkpoints: Mapping[str, Sequence[str]]) -> None:
-        """Log checkpoints of a trial that has no workers any more, in a part of its run that has nothing else.
-
-        Args:
-            job: the trial, with its curve.
-            ended: how it ended.
-            checkpoints: the aliases of each checkpoint, by path.
-        """
-        self._job, self._reports = job, []
-        self._run = self._init(job, _with_room(self._folder.work))
-        self._parts = [Path(self._run.settings.sync_file)]
-        if job.changes:
-            _tell_copies(self._run, self._spec, job)
-        self.close(ended.outcome, ended.error, checkpoints=checkpoints, curve=job.curve)
 
     def _finish(self, end: Callable[[], None], outcome: Outcome) -> None:
         """Let the run end, on disk; what raises is not the disk's or the service's being away for a moment."""
@@ -291,6 +294,7 @@ class Tracker:
         finally:  # else the next trial's init would be given this run again
             run.finish(exit_code=0 if outcome in GOOD else 1)
             self._run = _harmless()
+            _forget_artifacts()
         deadline = time.monotonic() + WRITTEN_S
         while not runlog.has_ended(self._parts[-1]):
             if time.monotonic() > deadline:
@@ -327,26 +331,6 @@ class Tracker:
             ),
         )
 
-    def _log_artifact(self, run: Any, path: str, aliases: Sequence[str], value: float | None) -> None:
-        """Log a checkpoint, by a link to the file, which stays until it has been uploaded, whatever is kept."""
-        import wandb
-
-        held = self._folder.hold(path, self._job.number)
-        artifact = wandb.Artifact(f"model-{run.id}", type=runlog.MODEL)
-        entry = artifact.add_file(str(held), name=held.name, policy="immutable", skip_cache=True)
-        artifact.metadata = {
-            "sweep": self._spec.name,
-            "metric": self._spec.metric,
-            "goal": self._spec.goal,
-            "value": value,
-            "epoch": self._folder.epoch_of(path),
-            "hyperparameters": {**self._spec.params, **self._job.params},
-            "seed": self._job.seed,
-            "checksum": {"md5, base64": entry.digest},
-            "path": self._folder.show(path),
-        }
-        run.log_artifact(artifact, aliases=list(aliases))
-
     def _save_beside(self, directory: Path) -> None:
         """Put the list of installed packages, and what was not committed, where W&B keeps them."""
         settings, texts = self._run.settings, {"requirements.txt": _packages()}
@@ -372,6 +356,20 @@ def _let_go() -> None:
 
     with contextlib.suppress(Exception, SystemExit):  # it may be dead, and the SDK has forgotten it all the same
         wandb.teardown()
+
+
+def _forget_artifacts() -> None:
+    """Let go of the last trial's artifacts: with each goes a temporary folder, e.g. of a table that was logged.
+
+    The SDK keeps a hundred, and a worker that is killed does not clean up after itself.
+    """
+    from wandb.sdk.artifacts import artifact_instance_cache as kept
+
+    for each in kept.artifact_instance_cache_by_client_id.values():
+        if each._tmp_dir is not None:
+            each._tmp_dir.cleanup()
+    kept.artifact_instance_cache.clear()
+    kept.artifact_instance_cache_by_client_id.clear()
 
 
 def _with_room(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Asked, Delivered, Ended, Joined, Landed, Notice, StopTrial
+from orchestrator.messages import Asked, Delivered, Ended, Job, Joined, Landed, Notice, StopTrial
 from orchestrator.naming import run_id
 
 if TYPE_CHECKING:
@@ -85,9 +85,10 @@ class Tracking:
         """A trial's run was opened, in this folder."""
         self._tell("follow", number=number, segment=segment)
 
-    def ended(self, number: int, outcome: str, error: str | None, *, closed: bool) -> None:
-        """A trial is over; whether its workers closed its run."""
-        self._tell("ended", number=number, outcome=outcome, error=error, closed=closed)
+    def ended(self, number: int, outcome: str, error: str | None, *, closed: bool, job: Job | None = None) -> None:
+        """A trial is over; whether its workers closed its run, and what describes the checkpoints that they left."""
+        told = asdict(job) if job else None
+        self._tell("ended", number=number, outcome=outcome, error=error, closed=closed, job=told)
 
     def evict(self, numbers: Sequence[int]) -> None:
         """The checkpoints of these trials are no longer kept."""

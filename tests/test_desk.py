@@ -21,6 +21,7 @@ from doubles.wandb_server import HISTORY, Run, WandbServer
 from writer import Writer
 
 from orchestrator import runlog
+from orchestrator.artifact import job_of
 from orchestrator.desk import Desk
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
@@ -177,7 +178,7 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     assert here.desk is not None
     here.until(lambda: Landed(number=2, url=f"{server.url}/team/p/runs/s-2") in here.heard)
     ledger = here.record(4, Ended(number=2, outcome=Outcome.FAILED, error="killed"))
-    here.desk.ended(2, "failed", "killed", closed=False)
+    here.desk.ended(2, "failed", "killed", closed=False, job=job_of(ledger.records[2]))
     here.desk.evict([1])
     assert here.finish(winner=0) == [], here.notices
     (sweep,) = server.sweeps.values()
@@ -193,7 +194,9 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
         "failed", 1, "failed", "killed",
     )  # fmt: skip
     assert len([row for row in dead.history if "score" in row]) == 3
-    assert dead.config["x"] == ledger.records[2].params["x"]
+    assert {name: dead.summary[name] for name in ("score", "best_score", "best_epoch")} == {
+        "score": 0.0, "best_score": 0.2, "best_epoch": 2,
+    }  # fmt: skip
     # What it had reached is there, though it got to log none of it.
     assert [(version.aliases, version.files) for version in server.artifacts["model-s-2"]] == [
         ({"best"}, {"epoch-0002.ckpt": b"2/2"}), ({"latest"}, {"epoch-0003.ckpt": b"2/3"}),
@@ -413,6 +416,16 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
     assert aliases == {"epoch-0002.ckpt": {"best", "sweep-best"}, "epoch-0004.ckpt": {"latest"}}
     assert "0 runs brought to W&B, 1 were there" in here.sync()
 
+    # Somebody deletes the page, and everything else is there.
+    (former,) = server.sweeps
+    server.delete_sweep(former)
+    printed = here.sync()
+    assert f"another one is made ({former})" in printed
+    assert "0 runs brought to W&B, 1 were there" in printed
+    (sweep,) = server.sweeps.values()
+    assert (sweep.run_ids, server.runs["s-0"].sweep_id) == (["s-0"], sweep.id)
+    assert sweep.id != former
+
     # The winner was exported after its sweep had been interrupted.
     here.folder.write_text(here.folder.onnx(0), "as exported")
     here.folder.write_text("results.json", json.dumps({"status": "interrupted"}))
@@ -420,18 +433,10 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
         assert "0 runs brought to W&B, 1 were there" in here.sync()
         assert server.runs["s-0"].files["model.onnx"] == b"as exported"
 
-    # All of it is sent once more, into another page, though a checkpoint that was logged is nowhere any more.
+    # All of it is sent once more, though a checkpoint that was logged is nowhere any more; one that is marked stays.
     server.artifacts["model-s-0"].clear()
     del server.runs["s-0"].lines[HISTORY][0]
-    (former,) = server.sweeps
-    server.delete_sweep(former)
-    printed = here.sync()
-    assert f"another one is made ({former})" in printed
-    assert "1 runs brought to W&B" in printed
-    (sweep,) = server.sweeps.values()
-    assert sweep.run_ids == ["s-0"]
-    assert sweep.id != former
-    assert server.runs["s-0"].sweep_id == sweep.id
+    assert "1 runs brought to W&B" in here.sync()
     there = {name: data for version in server.artifacts["model-s-0"] for name, data in version.files.items()}
     assert there == {"epoch-0002.ckpt": b"0/2", "epoch-0004.ckpt": b"0/4"}
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 import wandb
 from lightning.pytorch.callbacks import EarlyStopping
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import orchestrator.loops.lightning as lightning_loop
@@ -432,7 +433,8 @@ class TestTracked:
         saved = json.loads(table.read_text())
         assert (saved["columns"], len(saved["data"])) == (["target", "prediction", "share"], 3)
         assert {type(cell) for row in saved["data"] for cell in row} == {int, float}
-        assert len(list(run.glob("files/media/images/predictions/images*.png"))) == 3
+        pictures = [Image.open(path) for path in run.glob("files/media/images/predictions/images*.png")]
+        assert [picture.getextrema() for picture in pictures] == [(0, 255)] * 3
         assert Asking.told == ["Cannot use artifact when in offline mode."], "as docs/wandb.md says"
         assert not (run / "files" / "output.log").exists(), "as WANDB_CONSOLE says"
 

@@ -25,6 +25,11 @@ for step in range(200):
 if sys.argv[1] == "die":
     time.sleep(1)
     os.kill(os.getpid(), 9)
+for metadata in (None, {"score": 1}):  # as Lightning's logger calls what a user has it log
+    mine = wandb.Artifact("model-s-3", type="model", metadata=metadata)
+    with mine.new_file("weights.txt") as file:
+        file.write(str(metadata))
+    run.log_artifact(mine)
 run.finish()
 """
 
@@ -51,6 +56,7 @@ def test_a_run_that_ended_is_left_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, "well")
     written = runlog.read(path)
     assert (written.rows, written.steps, written.ended) == (200, 200, True)
+    assert (written.checkpoints, len(written.artifacts)) == ({}, 2)
     assert runlog.has_row(path, "long", loss=199)
     assert not runlog.has_row(path, "long", loss=200)
     assert not runlog.has_row(path, "short", loss=199)

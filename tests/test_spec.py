@@ -422,3 +422,13 @@ def test_what_cannot_be_a_key_is_refused_before_anything_starts(monkeypatch: pyt
     with pytest.raises(SpecError, match=r"WANDB_API_KEY has 5 characters, and W&B's keys 40 or more"):
         specs.resolve(online, NOW)
     assert specs.resolve(specs.read(None, ["tracking.mode=offline"]), NOW).tracking.mode == "offline"
+    monkeypatch.setenv("WANDB_MODE", "onlien")
+    monkeypatch.setenv("WANDB_BASE_URL", "localhost")
+    with pytest.raises(SpecError) as wrong:
+        specs.resolve(online, NOW)
+    mode, key, url = wrong.value.problems
+    assert mode.startswith("WANDB_MODE is 'onlien'; did you mean 'online'? it is one of online, offline, disabled")
+    assert key.startswith("WANDB_API_KEY has 5 characters")
+    assert url == "WANDB_BASE_URL is 'localhost'; write the server's whole address, e.g. https://wandb.example.com"
+    with pytest.raises(SpecError, match="WANDB_MODE is 'onlien'"):
+        specs.resolve(specs.read(None, ["tracking.mode=offline"]), NOW)

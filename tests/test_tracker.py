@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -84,6 +85,37 @@ def test_a_run_that_the_users_code_finishes_goes_on(stage: Stage) -> None:
     assert stage.close(), stage.notices
     stage.assert_whole()
     assert stage.notices == []
+
+
+def test_a_trial_that_goes_on_keeps_its_best_so_far(stage: Stage) -> None:
+    """The summary of a run's last part is the run's."""
+    stage.open()
+    stage.report(1)
+    stage.report(2)
+    stage.tracker.log({"only/once": 1.5, "table": {"rows": [1, 2]}})
+    assert stage.tracker.close(Outcome.INTERRUPTED, "why")
+    stage.open()
+    stage.logger.log_metrics({"score": 0.5}, step=3)
+    stage.folder.write_text(stage.folder.checkpoint(0, 3), "3")
+    assert stage.close(), stage.notices
+    *_, last = stage.folder.run_files("s-0")
+    summary = runlog.summary([last])
+    assert (summary["score"], summary["best_score"], summary["best_epoch"], summary["epochs"]) == (0.5, 0.75, 2, 2)
+    assert (summary["only/once"], summary["table"]) == (1.5, {"rows": [1, 2]})
+    assert (summary["outcome"], summary["error"]) == ("complete", None)
+
+
+def test_what_is_logged_leaves_no_temporary_files(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    stage.open()
+    stage.logger.log_table("words", columns=["word"], data=[["hello"]], step=1)
+    assert list(scratch.glob("*/words.table.json"))
+    stage.folder.write_text(stage.folder.checkpoint(0, 3), "3")
+    assert stage.close(), stage.notices
+    assert not list(scratch.rglob("*.json"))
 
 
 def test_the_death_of_the_sdks_service_costs_no_epoch(stage: Stage, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 
 from orchestrator import front
+from orchestrator.spec import resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Say that it is valid; what is not raises."""
     spec = front.read_spec(arguments.words)
+    resolve(spec, datetime.now().astimezone())  # where the environment has its say
     what = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
     print(f"valid: {what}, {spec.goal} {spec.metric} over {', '.join(spec.load_space())}")
     return 0
