@@ -225,8 +225,8 @@ def log_artifacts(
     for artifact, aliases in artifacts:
         record = InterfaceQueue()._make_artifact(artifact)
         record.run_id, record.project, record.entity = path.stem.removeprefix("run-"), project or "", entity or ""
-        record.user_created = record.finalize = True
-        record.aliases.extend(aliases)
+        record.finalize = True
+        record.aliases.extend(["latest", *aliases])
         made.append(messages.Record(artifact=record))
     _insert(path, made)
 

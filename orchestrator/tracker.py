@@ -117,9 +117,9 @@ class Tracker:
                 self._folder.download_run(self._run.id)
             except StorageError as exc:
                 self._notify(f"the summary of W&B run {self._run.id} begins anew: {exc}")
-        *earlier, _ = self._folder.run_files(self._run.id)
-        ended = ("outcome", "error")  # which it has not
-        summary = {name: value for name, value in runlog.summary(earlier).items() if name not in ended}
+        parts = dict.fromkeys([*self._folder.run_files(self._run.id), *self._parts])
+        earlier = runlog.summary(path for path in parts if path != self._parts[-1])
+        summary = {name: value for name, value in earlier.items() if name not in ("outcome", "error")}  # it goes on
         if summary:
             self._run.summary.update(summary)
 
