@@ -403,6 +403,7 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
     assert here.finish(winner=None) == []
     assert [version.aliases for version in server.artifacts["model-s-0"]] == [{"best"}, {"latest"}]
     ledger = here.record(1, Ended(number=0, outcome=Outcome.INTERRUPTED))
+    assert [word for word, *_ in here.write(0, 1, "die")] == ["started"]
     here.folder.delete(here.folder.checkpoint(0, 3))
     newest, best = here.folder.checkpoint(0, 4), here.folder.checkpoint(0, 2)
     here.folder.write_text(newest, "0/4")
