@@ -340,7 +340,7 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
         assert (sweeps.folder / "here" / "epoch-0002.ckpt").read_bytes() == checkpoint.read_bytes()
         for wrong, said in (
             ("no/such/model:best", "W&B has no project 'no/such'"),
-            (f"team/later/model-{winner.id}:bset", "has no alias or version 'bset'; did you mean 'best'?; W&B has"),
+            (f"team/later/model-{winner.id}:bset", "has no alias or version 'bset'; did you mean 'best'? W&B has"),
             (
                 f"team/later/modal-{winner.id}:best",
                 f"has no checkpoints 'modal-{winner.id}'; did you mean 'model-later-",
