@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import ranking, runlog
-from orchestrator.errors import TrackingError
+from orchestrator.errors import StorageError, TrackingError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import Job
 from orchestrator.naming import run_id
@@ -60,18 +60,18 @@ def log_left(spec: Spec, folder: SweepFolder, job: Job) -> None:
         TrackingError: that cannot be written.
     """
     files = folder.run_files(run_id(folder.name, job.number))
-    there = folder.checkpoints(job.number)
-    best = ranking.best_epoch(spec.goal, job.curve)
-    kept = ranking.kept_epochs(spec.checkpoints.keep, list(there), best)
-    logged = runlog.last_checkpoints([runlog.read(path) for path in files])
-    if not files or kept <= set(logged.values()):
-        return
     try:
+        there = folder.checkpoints(job.number)
+        best = ranking.best_epoch(spec.goal, job.curve)
+        kept = ranking.kept_epochs(spec.checkpoints.keep, list(there), best)
+        logged = runlog.last_checkpoints([runlog.read(path) for path in files])
+        if not files or kept <= set(logged.values()):
+            return
         artifacts = [
             (of_checkpoint(spec, folder, job, there[epoch], job.curve.get(epoch)), aliases)
             for epoch, aliases in ranking.aliases(kept, best).items()
         ]
         runlog.log_artifacts(files[-1], artifacts, project=spec.tracking.project, entity=spec.tracking.entity)
-    except OSError as exc:
+    except (OSError, ValueError, ImportError, StorageError) as exc:
         name = run_id(folder.name, job.number)
-        raise TrackingError(f"the checkpoints of {name} cannot be logged in {files[-1]}: {exc}") from exc
+        raise TrackingError(f"the checkpoints of {name} cannot be logged: {exc}") from exc

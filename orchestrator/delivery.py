@@ -13,14 +13,14 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from orchestrator import artifact, runlog
 from orchestrator.credentials import own_folders
-from orchestrator.errors import OrchestratorError, TrackingError
+from orchestrator.errors import OrchestratorError, TrackingError, UndeliverableError
 from orchestrator.folder import SweepFolder, sent_marker
 from orchestrator.messages import Job
 from orchestrator.naming import is_artifact, run_id
@@ -123,14 +123,24 @@ class Delivery:
         artifact.log_left(self._spec, self._folder, job)
 
     def join_all(self) -> None:
-        """Make every run that is on disk a member of the sweep: it was made anew.
+        """Make every run that is on disk a member of the sweep, which was made anew; not those that are not its own.
 
         Raises:
             TrackingError: the server cannot be asked, or refuses.
         """
         for name in self._folder.runs():
-            self._page.admit(name)
+            with suppress(UndeliverableError):  # said where the run itself is brought up
+                self._page.admit(name)
         self._page.deleted = None
+
+    def drop_checkpoints(self, number: int) -> None:
+        """Delete what of a trial's checkpoints is on the server.
+
+        Raises:
+            TrackingError: the server cannot be asked, or refuses.
+        """
+        logged = {digest for path in self.segments(number) for digest in runlog.read(path).checkpoints}
+        self._page.drop_checkpoints(self.run_id(number), logged)
 
     def hold(self, number: int) -> None:
         """Let a trial's checkpoints wait for their upload once more, where they do not; what was sent may be gone."""
@@ -148,7 +158,7 @@ class Delivery:
             raise TrackingError(missing)
         parts = [runlog.read(path) for path in self.segments(number)]
         if former := {digest for part in parts for digest in part.checkpoints} - runlog.last_checkpoints(parts).keys():
-            self._page.drop_checkpoints(self.run_id(number), only=former)
+            self._page.drop_checkpoints(self.run_id(number), former)
         if self._spec.start_from and is_artifact(self._spec.start_from):
             self._page.use(self.run_id(number), self._spec.start_from)
 

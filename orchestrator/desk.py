@@ -101,6 +101,7 @@ class Desk:
         self._changed, self._telling = threading.Condition(), threading.Lock()
         self._trials: dict[int, _Trial] = {}
         self._state, self._told = "RUNNING", ""
+        self._joined: str | None = None
         self._connected, self._cut_off_at = False, time.monotonic()
         self._closing = self._closed = False
         self._at_once = threading.Semaphore(AT_ONCE)
@@ -109,7 +110,7 @@ class Desk:
 
     def open(self, sweep_id: str | None, command: str) -> None:
         """Begin: the sweep's id in W&B where it has one from before, and the command that made it."""
-        self._page.sweep_id = sweep_id
+        self._page.sweep_id = self._joined = sweep_id
         self._fetch("wandb")  # what earlier processes of the sweep left
         threading.Thread(target=self._attend, args=[command], name="page", daemon=True).start()
 
@@ -230,15 +231,7 @@ class Desk:
             closing = self._closing
             try:
                 if not self._connected:
-                    self._page.connect()
-                    if self._page.sweep_id is None:
-                        made = self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
-                        self._told = ""
-                        self._say(Joined(sweep_id=made))
-                        threading.Thread(target=self._save_view, args=[made], name="view", daemon=True).start()
-                    if self._page.deleted:
-                        self._say(Notice(text=f"{REMADE} ({self._page.deleted})"))
-                        self._delivery.join_all()
+                    self._reach(command)
                     with self._changed:
                         self._connected = True
                         self._changed.notify_all()
@@ -252,6 +245,20 @@ class Desk:
                 wait_s = min(wait_s, 1.0)
             with self._changed:
                 self._changed.wait_for(partial(self._has_news, closing), wait_s)
+
+    def _reach(self, command: str) -> None:
+        """Connect to the sweep's page, which is made where there is none, or none any more."""
+        self._page.connect()
+        if self._page.sweep_id is None:
+            self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
+            self._told = ""
+        if self._page.deleted:
+            self._say(Notice(text=f"{REMADE} ({self._page.deleted})"))
+            self._delivery.join_all()
+        if (made := self._page.sweep_id) and made != self._joined:  # once all of it is in there
+            self._joined = made
+            self._say(Joined(sweep_id=made))
+            threading.Thread(target=self._save_view, args=[made], name="view", daemon=True).start()
 
     def _cut_off(self) -> None:
         with self._changed:
@@ -366,7 +373,8 @@ class Desk:
         """Log the checkpoints that its workers left; what is in the way of that keeps nothing else from W&B."""
         try:
             if trial.left and not trial.evicted:
-                self._delivery.log_left(trial.left)
+                with self._at_once:
+                    self._delivery.log_left(trial.left)
             trial.left = None
         except TrackingError as exc:
             return exc
@@ -379,7 +387,7 @@ class Desk:
         elif trial.opened:
             raise UndeliverableError(f"the files of W&B run {name} are not in {self._folder.work / 'wandb'}")
         if trial.evicted:
-            self._page.drop_checkpoints(name)
+            self._delivery.drop_checkpoints(trial.number)
 
     def _refused(self, trial: _Trial, name: str, text: str) -> None:
         trial.refused = True

@@ -300,11 +300,13 @@ class SweepFolder:
                 self.download(info.path.removeprefix(f"{self._root}/"), local)
 
     def download_run(self, run_id: str) -> None:
-        """Bring what a W&B run was written to into `work`, where the storage is not local; what is there stays."""
+        """Bring the files that a W&B run was written to into `work`, where the storage is not local; without media."""
         selector = fs.FileSelector(self._at("wandb"), allow_not_found=True)
         for info in () if self.is_local else self._look(selector):
             if info.base_name.startswith("offline-run-") and info.base_name.endswith(f"-{run_id}"):
-                self.download_tree(f"wandb/{info.base_name}")
+                name = f"wandb/{info.base_name}/run-{run_id}.wandb"
+                if not (self.work / name).exists() and self.has(name):
+                    self.download(name, self.work / name)
 
     def download(self, path: str, local: Path) -> None:
         """Copy a file of the folder to a local path, whole."""

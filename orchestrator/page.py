@@ -206,14 +206,14 @@ class Page:
         with translated():
             self._run(run_id).use_artifact(self._api.artifact(reference))
 
-    def drop_checkpoints(self, run_id: str, *, only: Collection[str] | None = None) -> None:
-        """Delete the versions of a run's checkpoints, or only those with some digests.
+    def drop_checkpoints(self, run_id: str, digests: Collection[str]) -> None:
+        """Delete those versions of a run's checkpoints that have some digests.
 
         One that was given an alias beside those of the sweep's own stays: somebody counts on it.
         """
         with translated():
             for version in self._versions(run_id):
-                if OWN.issuperset(version.aliases) and (only is None or version.digest in only):
+                if OWN.issuperset(version.aliases) and version.digest in digests:
                     version.delete(delete_aliases=True)
 
     def crown(self, run_id: str, former: Iterable[str]) -> None:

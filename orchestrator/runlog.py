@@ -9,6 +9,7 @@ an unfinished record at the end. Source: https://github.com/google/leveldb/blob/
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from collections import Counter, deque
@@ -226,7 +227,7 @@ def log_artifacts(
         record = InterfaceQueue()._make_artifact(artifact)
         record.run_id, record.project, record.entity = path.stem.removeprefix("run-"), project or "", entity or ""
         record.finalize = True
-        record.aliases.extend(["latest", *aliases])
+        record.aliases.extend(dict.fromkeys(["latest", *aliases]))
         made.append(messages.Record(artifact=record))
     _insert(path, made)
 
@@ -240,14 +241,15 @@ def _insert(path: Path, new: Sequence[Any]) -> None:
             after.append(record)
         else:
             end, number = at, record.num
-    for index, record in enumerate(new, start=1):
-        record.num = number + index
-    with path.open("r+b") as file:
-        file.truncate(end)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(path.read_bytes()[:end])
+    with beside.open("r+b") as file:
         file.seek(end)
-        for record in (*new, *after):
+        for index, record in enumerate((*new, *after), start=1):
+            record.num = number + index
             _append(file, record.SerializeToString())
     sent_marker(path).unlink(missing_ok=True)
+    beside.replace(path)
 
 
 def _row(record: Any) -> dict[str, str]:

@@ -50,15 +50,16 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
-    _reach(page, spec, ledger)
-    if page.deleted:
-        say(f"{REMADE} ({page.deleted})")
-        delivery.join_all()
+    _reach(page, delivery, spec, ledger, say)
     missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
-    for record in (each for each in ledger.records if each.number not in evicted):
-        with named(missing, f"{delivery.run_id(record.number)}'s checkpoints"):
-            delivery.log_left(job_of(record))
+    for record in ledger.records:
+        if delivery.waiting(record.number):
+            outcome = Outcome(record.outcome) if record.state != "RUNNING" else Outcome.INTERRUPTED
+            close_dead(folder, Ended(number=record.number, outcome=outcome, error=record.error))
+        if record.number not in evicted:
+            with named(missing, f"{delivery.run_id(record.number)}'s checkpoints"):
+                delivery.log_left(job_of(record))
     # Marked as sent they may be, and yet not be there: refused, lost, or deleted since.
     sent = [r.number for r in ledger.records if delivery.segments(r.number) and not delivery.waiting(r.number)]
     delivery.missing(sent, evicted=evicted)
@@ -72,13 +73,13 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
             there += 1
             continue
         with named(missing, name):
-            _send(folder, page, delivery, record, evicted=record.number in evicted)
+            _send(page, delivery, record, evicted=record.number in evicted)
             ledger.landed(Landed(number=record.number, url=page.address(name)))
             say(f"{name}  {page.address(name)}")
             arrived += 1
     for number in (each for each in evicted if delivery.run_id(each) not in missing):
         with named(missing, f"{delivery.run_id(number)}'s checkpoints, which are to be deleted"):
-            page.drop_checkpoints(delivery.run_id(number))
+            delivery.drop_checkpoints(number)
     missing |= delivery.keep_exports(r.number for r in ledger.records if r.wandb_run is not None)
     missing |= _conclude(spec, ledger, page, delivery, said)
     write(folder, build(spec, folder, ledger.records, said, ledger.recall("end")))
@@ -87,24 +88,18 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     return Told(arrived=arrived, there=there, missing=missing, address=address)
 
 
-def _reach(page: Page, spec: Spec, ledger: Ledger) -> None:
+def _reach(page: Page, delivery: Delivery, spec: Spec, ledger: Ledger, say: Callable[[str], None]) -> None:
     """Connect to the sweep's page, which is made where there is none, or none any more."""
     page.connect()
     if page.sweep_id is None:
-        made = page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
-        ledger.remember("wandb_sweep", made)
+        page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
+        if page.deleted:
+            say(f"{REMADE} ({page.deleted})")
+            delivery.join_all()
+        ledger.remember("wandb_sweep", page.sweep_id)  # once all of it is in there
 
 
-def _send(
-    folder: SweepFolder,
-    page: Page,
-    delivery: Delivery,
-    record: TrialRecord,
-    *,
-    evicted: bool,
-) -> None:
-    outcome = Outcome(record.outcome) if record.state != "RUNNING" else Outcome.INTERRUPTED
-    close_dead(folder, Ended(number=record.number, outcome=outcome, error=record.error))
+def _send(page: Page, delivery: Delivery, record: TrialRecord, *, evicted: bool) -> None:
     page.admit(delivery.run_id(record.number))
     delivery.hold(record.number)
     for path in delivery.waiting(record.number):

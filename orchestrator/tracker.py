@@ -23,7 +23,6 @@ from typing import Any
 
 from orchestrator import artifact, runlog
 from orchestrator.credentials import own_folders
-from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.messages import GOES_ON, GOOD, Job, Outcome, Report, first_line
 from orchestrator.naming import run_id
@@ -111,12 +110,14 @@ class Tracker:
 
     def _take_over_summary(self) -> None:
         """Begin with what the run's earlier parts have in their summaries: a part's takes the place of the run's."""
-        job = self._job
+        try:
+            self._add_summaries(self._job)
+        except Exception as exc:  # noqa: BLE001 - what is in those files is the user's; the run itself is open
+            self._notify(f"the summary of W&B run {self._run.id} begins anew: {first_line(exc)}")
+
+    def _add_summaries(self, job: Job) -> None:
         if job.curve or job.attempt or job.moves:
-            try:
-                self._folder.download_run(self._run.id)
-            except StorageError as exc:
-                self._notify(f"the summary of W&B run {self._run.id} begins anew: {exc}")
+            self._folder.download_run(self._run.id)
         parts = dict.fromkeys([*self._folder.run_files(self._run.id), *self._parts])
         earlier = runlog.summary(path for path in parts if path != self._parts[-1])
         summary = {name: value for name, value in earlier.items() if name not in ("outcome", "error")}  # it goes on
@@ -365,11 +366,14 @@ def _forget_artifacts() -> None:
     """
     from wandb.sdk.artifacts import artifact_instance_cache as kept
 
-    for each in kept.artifact_instance_cache_by_client_id.values():
-        if each._tmp_dir is not None:
-            each._tmp_dir.cleanup()
-    kept.artifact_instance_cache.clear()
-    kept.artifact_instance_cache_by_client_id.clear()
+    with contextlib.suppress(AttributeError, RuntimeError):  # another edition of the SDK, or a user's thread that logs
+        for each in list(kept.artifact_instance_cache_by_client_id.values()):
+            used = [entry.local_path or "" for entry in each.manifest.entries.values()]
+            # Files that are not copied when they are added (`policy="immutable"`) wait there for their upload.
+            if each._tmp_dir is not None and not any(path.startswith(each._tmp_dir.name) for path in used):
+                each._tmp_dir.cleanup()
+        kept.artifact_instance_cache.clear()
+        kept.artifact_instance_cache_by_client_id.clear()
 
 
 def _with_room(folder: Path) -> Path:

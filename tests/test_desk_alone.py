@@ -75,7 +75,8 @@ class FakePage:
 class FakeDelivery:
     """Runs of one file each, which are sent at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: FakePage) -> None:
+        self.page = page
         self.sent: set[int] = set()
         self.checked: Callable[[], None] = lambda: None
         self.settling: Callable[[], None] = lambda: None
@@ -101,6 +102,9 @@ class FakeDelivery:
         tell()
         return {}
 
+    def drop_checkpoints(self, number: int) -> None:
+        self.page.drop_checkpoints(self.run_id(number))
+
     def keep_exports(self, _: list[int]) -> dict[str, str]:
         return {}
 
@@ -115,7 +119,7 @@ def desk(tmp_path: Path, page: FakePage, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
     folder, spec = simulate(tmp_path, 1)
     desk = Desk(spec, folder, io.StringIO())
-    desk._page, desk._delivery = page, FakeDelivery()  # type: ignore[assignment]
+    desk._page, desk._delivery = page, FakeDelivery(page)  # type: ignore[assignment]
     yield desk
     page.down = False
     page.held.set()
