@@ -347,7 +347,8 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
             ),
         ):
             assert said in sweeps.run("download", wrong, "here", code=2)
-        assert said in sweeps.run("search", *arguments, "name=never", f"start_from={wrong}", code=2)
+        unused = ("name=never", "params.x=0.5", "params.behaviour=hang_once", "space={at_epoch: {options: [1]}}")
+        assert said in sweeps.run("search", *arguments, *unused, f"start_from={wrong}", code=2)
         assert not (sweeps.folder / "results" / "never").exists()
         fetched = subprocess.run(
             [sys.executable, "-c", f"import orchestrator; print(orchestrator.fetch_checkpoint({best!r}))"],
