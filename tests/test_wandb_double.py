@@ -268,7 +268,7 @@ def test_stop_flag(server: WandbServer, client: Client) -> None:
     (interrupted,) = client("""
 try:
     run = start("trial")
-    for step in range(300):
+    for step in range(1200):  # the SDK asks when it gets round to it
         run.log({"loss": step})
         time.sleep(0.1)
     show(False)
