@@ -38,7 +38,8 @@ BATCHES = 10
 PATIENCE_S = 300.0
 AWAY_S = (5.0, 30.0)
 """How long a host is switched off, or off its network; Ray finds a node dead after about ten seconds."""
-RAY = "RAY_AUTH_MODE=disabled RAY_DISABLE_IMPORT_WARNING=1"
+# Workers have nice 15 by default: on a machine that is shared with other programs they would stand still.
+RAY = "RAY_AUTH_MODE=disabled RAY_DISABLE_IMPORT_WARNING=1 RAY_worker_niceness=0"
 HEALTH = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000"
 # The double runs until its input ends, and says then what it was told.
 DOUBLE = """
@@ -50,6 +51,16 @@ with WandbServer() as server:
     print(json.dumps({run.id: {"state": run.state, "exit_code": run.exit_code, "sweep": run.sweep_id,
                                "epochs": [[row["epoch"], row["value"]] for row in run.history if "value" in row]}
                       for run in server.runs.values()}), flush=True)
+"""
+# What Ray holds, for whoever looks into a sweep that hangs.
+LEFT = """
+import ray
+from ray.util.placement_group import placement_group_table
+from ray.util.state import list_actors
+ray.init("auto", log_to_driver=False)
+for node in ray.nodes(): print(node["NodeManagerAddress"], node["NodeID"], node["Alive"], node["Resources"])
+for group in placement_group_table().values(): print(group)
+for actor in list_actors(filters=[("state", "!=", "DEAD")], limit=1000): print(actor)
 """
 
 
@@ -104,7 +115,7 @@ def main() -> None:
             run = Run(hosts, name, args.trials, args.epochs)
             chaos = Chaos(hosts, run, args.every_s, random.Random(args.seed)) if name == "wild" else None
             took[name] = run.to_its_end(chaos)
-            print(json.dumps({name: round(took[name]), **run.found(), "struck": chaos.struck if chaos else {}}))
+            print(json.dumps({name: round(took[name]), **run.found(), **(chaos.said() if chaos else {})}), flush=True)
     if len(took) == 2:
         print(f"{took['wild'] / took['calm'] - 1:.0%} more time")
 
@@ -177,6 +188,7 @@ class Run:
             if (now := self.ended()) > ended:
                 ended, progress = now, time.monotonic()
             if time.monotonic() - progress > PATIENCE_S:
+                (self.hosts.folder / "ray.txt").write_text(self.hosts.run("head", f"{RAY} python -c '{LEFT}'"))
                 raise RuntimeError(f"no trial ended in {PATIENCE_S:g} s: {self.hosts.folder}")
             time.sleep(0.2)
         if self.process.returncode:
@@ -246,6 +258,8 @@ class Chaos:
     every_s: float
     rng: random.Random
     struck: Counter[str] = field(default_factory=Counter)
+    began: float = 0.0
+    """When the first blow was waited for."""
     _next: float = 0.0
     _away: list[_Later] = field(default_factory=list)
 
@@ -256,18 +270,20 @@ class Chaos:
             self._away.remove(later)
             later.undo()
         if self._next == 0.0:
+            self.began = now
             self._next = now + self.rng.expovariate(1 / self.every_s)
         if now < self._next:
             return
-        self._next = now + self.rng.expovariate(1 / self.every_s)
+        self._next += self.rng.expovariate(1 / self.every_s)
         away, away_s = {later.host for later in self._away}, self.rng.uniform(*AWAY_S)
         hosts = self.rng.sample(there := [host for host in WORKERS if host not in away], len(there))
-        kind = self.rng.choice(("worker", "node", "network", "sweep")) if hosts else "sweep"
         host = hosts[0] if hosts else ""
+        kind = self.rng.choice(("worker", "node", "network", "sweep") if hosts else ("sweep",))
+        if kind == "worker":  # where there is one: between two worker groups another blow takes its place
+            host = next((host for host in hosts if self._kill_worker(host)), "")
+            kind = kind if host else self.rng.choice(("node", "network", "sweep"))
+            host = host or hosts[0]
         match kind:
-            case "worker":
-                if not any(self._kill_worker(host) for host in hosts):
-                    return  # none trains
             case "node":
                 self.hosts.kill(host)
                 self._away.append(_Later(at=now + away_s, host=host, undo=lambda: self._switch_on(host)))
@@ -285,6 +301,13 @@ class Chaos:
             "ended": self.run.ended(),
         }
         print(json.dumps(said), flush=True)
+
+    def said(self) -> dict[str, Any]:
+        """How often what was struck, and how many seconds lay between two blows."""
+        return {
+            "struck": self.struck,
+            "every_s": round((time.monotonic() - self.began) / max(1, self.struck.total()), 1),
+        }
 
     def _kill_worker(self, host: str) -> bool:
         """Kill the one on a host, if there is one."""

@@ -4,8 +4,10 @@
 
 In one process and in turn, on the same state: the orchestrator's writer, which copies it in memory and leaves the rest
 to a thread, and `torch.save` followed by the upload, both to the same storage: an S3 of this machine's own (moto's
-server, in a process of its own), or a folder with `--local`. Between checkpoints the loop computes, as training does,
-for as long as `--epoch-s` says: the thread that writes takes its share of the machine from it, which counts as well.
+server, in a process of its own), or a folder with `--local`. There nothing is uploaded, and the file is saved in its
+place and synced, so that it is on the disk as ours is; or not synced, with `--unsynced`, which is less than we do.
+Between checkpoints the loop computes, as training does, for as long as `--epoch-s` says: the thread that writes takes
+its share of the machine from it, which counts as well.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
@@ -57,12 +60,14 @@ def measure(save: Callable[[int], Any], products: int, epochs: int) -> tuple[lis
     return calls, time.perf_counter() - began
 
 
-def in_the_loop(state: dict[str, Any], sweep: SweepFolder, scratch: Path) -> Callable[[int], None]:
-    """Save, then upload."""
+def in_the_loop(
+    state: dict[str, Any], sweep: SweepFolder, scratch: Path, *, synced: bool = True
+) -> Callable[[int], None]:
+    """Save, then upload where there is something to upload to."""
 
     def save(number: int) -> None:
-        torch.save(state, scratch / "local.ckpt")
-        sweep.upload(scratch / "local.ckpt", sweep.checkpoint(0, number))
+        with sweep.writing(sweep.checkpoint(0, number), scratch, synced=synced) as local:
+            torch.save(state, local)
 
     return save
 
@@ -117,17 +122,19 @@ def main() -> None:
     options.add_argument("--epoch-s", type=float, default=2.0)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--local", action="store_true", help="a folder as the storage")
+    options.add_argument("--unsynced", action="store_true", help="what is saved in the loop is left to the kernel")
     args = options.parse_args()
     torch.set_num_threads(1)  # what Ray gives a worker of one CPU
     state = {"model": {str(i): torch.randn(2**18) for i in range(args.mib)}}
     products = steps(args.epoch_s)
+    loop = partial(in_the_loop, synced=not args.unsynced)
     names = ("in_the_loop", "in_a_thread", "without_s", "loop_s", "thread_s")
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(args.rounds):
         with scratch() as folder, nullcontext(str(folder / "storage")) if args.local else s3() as storage:
             sweep = SweepFolder(storage, "sweep")
             _, bare = measure(lambda _: None, products, args.epochs)
-            sync, with_sync = measure(in_the_loop(state, sweep, folder), products, args.epochs)
+            sync, with_sync = measure(loop(state, sweep, folder), products, args.epochs)
             thread, with_thread = measure(in_a_thread(state, sweep, folder), products, args.epochs)
         found["in_the_loop"].append(statistics.median(sync))
         found["in_a_thread"].append(statistics.median(thread))
@@ -137,6 +144,7 @@ def main() -> None:
     print(json.dumps({
         "mib": args.mib,
         "storage": "folder" if args.local else "s3",
+        "synced": not args.unsynced,
         **{name: [round(value, 4) for value in values] for name, values in found.items()},
         "stands_still_ratio": [round(ratio, 3) for ratio in ratios],
         "load": os.getloadavg(),

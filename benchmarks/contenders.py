@@ -71,7 +71,7 @@ class Ours:
             self._scheduler.begin(record.number, record.proposed)
         return record.number, record.params
 
-    def tell(self, number: int, epoch: int, loss: float) -> bool:
+    def tell(self, number: int, epoch: int, loss: float, epoch_s: float) -> bool:
         """As `Sweep` does: the scheduler judges an epoch, the ledger hears of it, of a pause, or of the end."""
         report = Report(
             number=number,
@@ -81,6 +81,7 @@ class Ours:
             best_epoch=epoch,
             checkpoint=None,
             best_checkpoint=None,
+            epoch_s=epoch_s,
         )
         verdict = self._scheduler.report(number, epoch, loss)
         if epoch < EPOCHS and verdict is Verdict.CONTINUE:
@@ -109,7 +110,7 @@ class RayTune:
         self._scheduler.on_trial_add(None, _Trial(str(number)))
         return number, params
 
-    def tell(self, number: int, epoch: int, loss: float) -> bool:
+    def tell(self, number: int, epoch: int, loss: float, epoch_s: float) -> bool:
         """The scheduler decides; the searcher hears of an epoch that is not the last, or of the end."""
         result = {"training_iteration": epoch, "loss": loss}
         trial = _Trial(str(number))
@@ -135,7 +136,7 @@ class OptunaAlone:
         self._trials[trial.number] = trial
         return trial.number, _suggest_all(trial)
 
-    def tell(self, number: int, epoch: int, loss: float) -> bool:
+    def tell(self, number: int, epoch: int, loss: float, epoch_s: float) -> bool:
         """Report, and ask whether to prune."""
         trial = self._trials[number]
         trial.report(loss, epoch)

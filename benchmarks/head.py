@@ -22,10 +22,7 @@ from benchmarks.trials import scratch
 
 # Processes of the cluster, by what their command line has; each slot has one of each of the latter.
 OF_THE_CLUSTER = ("gcs_server", "dashboard/dashboard.py", "ray-dashboard")
-OF_A_SLOT = (
-    *("ray::ResourceTrainable", "ray::TrainController", "ray::PlacementGroupCleaner", "ray::DatasetManager"),
-    *("ray::SynchronizationActor", "ray::PreemptionWatcher"),
-)
+OF_A_SLOT = ("ray::ResourceTrainable", "ray::TrainController", "ray::SynchronizationActor", "ray::PreemptionWatcher")
 SETTLE_S, LIMIT_S = 10.0, 600.0
 
 

@@ -1,15 +1,14 @@
 """What the sweep costs inside the training loop: the same module and data, bare and in a sweep, seconds per epoch.
 
-    python -m benchmarks.loop_cost --rounds 3
+    python -m benchmarks.loop_cost --epochs 61
 
-Bare is Lightning's Trainer with a WandbLogger (offline) and its own checkpoint every epoch. The module writes down when
-each epoch of training begins and ends, so that what is between two epochs counts: the checkpoint, the report and the
-verdict here, the ModelCheckpoint there. Both run in turn, in one run, on one core each.
+Bare is Lightning's Trainer with a WandbLogger (offline) and its own checkpoint every epoch. Both have one core, and
+train in turn, a few epochs each: while one trains the other stands still at the beginning of an epoch. So both have the
+same machine whatever else happens on it, and every turn of the sweep is compared with the bare ones before and after.
 
-On machines that are not quiet the same epoch takes more or less time by tens of percent. So there are three measures
-besides the median epoch: the least; the CPU's seconds in the process that trains; and what lies between the end of a
-validation and the next epoch, where nothing is computed and what is done once an epoch is done. Of that the difference
-is given as a share of the bare loop's least epoch.
+An epoch is from its beginning to the end of all that is done before the next one can begin: checkpoint, report and
+verdict here, log and ModelCheckpoint there. Besides the clock there are the CPU's seconds of the process that trains,
+all its threads, and what lies between the end of a validation and the next epoch, where nothing is computed.
 """
 
 from __future__ import annotations
@@ -18,14 +17,17 @@ import argparse
 import json
 import math
 import os
+import random
+import select
 import statistics
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -34,7 +36,33 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.trials import scratch
 
-FILE = "BENCHMARK_EPOCHS"
+FOLDER, BLOCK = "BENCHMARK_FOLDER", "BENCHMARK_BLOCK"
+SIDES = ("bare", "sweep")
+# How long the other one may take to its next turn; a sweep's start takes the longest.
+PATIENCE_S = 300.0
+RESAMPLES = 10_000
+
+
+class Turns:
+    """Who trains: one process of two, which hand it on."""
+
+    def __init__(self, folder: Path, side: str) -> None:
+        other = SIDES[1 - SIDES.index(side)]
+        self._mine, self._theirs = (os.open(folder / name, os.O_RDWR) for name in (side, other))  # two FIFOs
+
+    def give(self) -> None:
+        """Let the other one train."""
+        os.write(self._theirs, b"!")
+
+    def take(self) -> None:
+        """Wait until the other one lets this one train.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        if not select.select([self._mine], [], [], PATIENCE_S)[0]:
+            raise TimeoutError(f"the other side gave no turn in {PATIENCE_S:g} s")
+        os.read(self._mine, 1)
 
 
 class Net(LightningModule):
@@ -44,7 +72,7 @@ class Net(LightningModule):
         super().__init__()
         self.images = images
         self.lr = lr
-        self.validated = math.nan
+        self.validated = self.began = self.began_cpu = math.nan
         self.net = torch.nn.Sequential(
             torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3), torch.nn.ReLU(),
             torch.nn.Flatten(), torch.nn.Linear(32 * 12 * 12, 10),
@@ -66,11 +94,30 @@ class Net(LightningModule):
         """Remember that it is now."""
         self.validated = time.perf_counter()
 
+    def on_fit_start(self) -> None:
+        """Whose turn it is."""
+        side = "sweep" if ray.is_initialized() else "bare"
+        self.turns, self.lines = Turns(Path(os.environ[FOLDER]), side), Path(os.environ[FOLDER]) / f"{side}.txt"
+
     def on_train_epoch_start(self) -> None:
-        """Write down that it is now."""
-        now = time.perf_counter()
-        with Path(os.environ[FILE]).open("a") as moments:
-            moments.write(f"{now} {time.process_time()} {now - self.validated}\n")
+        """Write down what the last epoch took; let the other side train, where the turn is over."""
+        ends, cpu = time.perf_counter(), time.process_time()
+        epoch = self.current_epoch
+        if epoch > 1:  # the first one warms up
+            with self.lines.open("a") as lines:
+                lines.write(f"{ends - self.began} {cpu - self.began_cpu} {ends - self.validated}\n")
+        if epoch and (epoch - 1) % int(os.environ[BLOCK]) == 0:
+            self._wait_for_turn(first=epoch == 1)
+        self.began, self.began_cpu = time.perf_counter(), time.process_time()
+
+    def on_fit_end(self) -> None:
+        """The other side may go on."""
+        self.turns.give()
+
+    def _wait_for_turn(self, *, first: bool) -> None:
+        if not first or self.lines.stem == "sweep":  # which takes longer to start
+            self.turns.give()
+        self.turns.take()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD."""
@@ -115,50 +162,64 @@ def sweep(folder: Path, epochs: int, images: int) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment | ray)
 
 
-def epoch_s(how: str, epochs: int, images: int) -> dict[str, float]:
-    """Seconds from the beginning of an epoch to the next one's, but for the first, which warms up."""
+def measure(epochs: int, images: int, block: int) -> dict[str, list[list[float]]]:
+    """Of each side, for each epoch: seconds, seconds of the CPU, and seconds after its validation."""
     with scratch() as folder:
-        os.environ[FILE] = str(folder / "epochs")
-        if how == "bare":
-            command = [sys.executable, "-m", "benchmarks.loop_cost", "--bare", str(folder)]
-            words = ["--epochs", str(epochs), "--images", str(images)]
-            subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        else:
-            sweep(folder, epochs, images)
-        moments = [tuple(map(float, line.split())) for line in (folder / "epochs").read_text().splitlines()]
-    *clocks, between = zip(*moments[1:], strict=True)
-    wall, cpu = ([after - before for before, after in pairwise(clock)] for clock in clocks)
-    return {
-        "median": statistics.median(wall),
-        "least": min(wall),
-        "cpu": statistics.median(cpu),
-        "between": statistics.median(between),
-    }
+        os.environ[FOLDER], os.environ[BLOCK] = str(folder), str(block)
+        for side in SIDES:
+            os.mkfifo(folder / side)
+        command = [sys.executable, "-m", "benchmarks.loop_cost", "--bare", str(folder)]
+        words = ["--epochs", str(epochs), "--images", str(images)]
+        with subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as alone:
+            try:
+                sweep(folder, epochs, images)
+            except BaseException:
+                alone.kill()
+                raise
+        return {
+            side: [list(map(float, line.split())) for line in (folder / f"{side}.txt").read_text().splitlines()]
+            for side in SIDES
+        }
+
+
+def blocks(epochs: Sequence[float], size: int) -> list[float]:
+    """The mean epoch of every turn, but for a last one that is cut short."""
+    return [statistics.fmean(epochs[i : i + size]) for i in range(0, len(epochs) - size + 1, size)]
+
+
+def ratios(bare: Sequence[float], swept: Sequence[float]) -> list[float]:
+    """Every turn of the sweep against the bare ones before and after it."""
+    return [each / statistics.fmean(bare[i : i + 2]) for i, each in enumerate(swept) if i < len(bare)]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median, and 95% of the medians of as many values drawn from them."""
+    drawn = random.Random(0)
+    medians = sorted(statistics.median(drawn.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return statistics.median(values), medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
 
 
 def main() -> None:
-    """Run both in turn, round after round, and print one JSON object a round, and then the ratios with their spread."""
+    """Run both in turn and print one JSON object for each measure, and the ratio of whole epochs last."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--epochs", type=int, default=8)
-    options.add_argument("--images", type=int, default=4096)
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--epochs", type=int, default=61, help="of each side, the first of which warms up")
+    options.add_argument("--images", type=int, default=4096, help="for training, in each epoch")
+    options.add_argument("--block", type=int, default=3, help="epochs in a turn")
     options.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.bare:
         bare(args.bare, args.epochs, args.images)
         return
-    ratios: dict[str, list[float]] = {}
-    for _ in range(args.rounds):
-        took = {how: epoch_s(how, args.epochs, args.images) for how in ("bare", "sweep")}
-        for measure, bare_s in took["bare"].items():
-            more = took["sweep"][measure] - bare_s
-            whole = took["bare"]["least"] if measure == "between" else bare_s
-            ratios.setdefault(measure, []).append(1 + more / whole)
-        rounded = {how: {name: round(value, 4) for name, value in each.items()} for how, each in took.items()}
-        print(json.dumps({**rounded, "load": os.getloadavg()[0]}), flush=True)
-    for measure, found in ratios.items():
-        spread = [round(min(found), 4), round(max(found), 4)]
-        print(json.dumps({"sweep / bare": measure, "ratio": round(statistics.median(found), 4), "spread": spread}))
+    found = measure(args.epochs, args.images, args.block)
+    columns = {side: [blocks(column, args.block) for column in zip(*found[side], strict=True)] for side in SIDES}
+    for index, name in enumerate(("epoch_s", "cpu_s", "between_s")):
+        bare_s, swept_s = (columns[side][index] for side in SIDES)
+        shown = {"measure": name, **{side: round(statistics.median(columns[side][index]), 4) for side in SIDES}}
+        if name != "between_s":  # of which there is nearly none
+            middle, low, high = interval(ratios(bare_s, swept_s))
+            shown |= {"sweep / bare": round(middle, 4), "95%": [round(low, 4), round(high, 4)], "turns": len(swept_s)}
+        print(json.dumps(shown), flush=True)
+    print(json.dumps({"load": os.getloadavg()}))
 
 
 if __name__ == "__main__":

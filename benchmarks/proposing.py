@@ -1,8 +1,10 @@
-"""What a proposal costs: milliseconds by how many trials have finished, the record of it on disk included.
+"""What a proposal costs, and how long a free slot waits for one: milliseconds by how many trials have finished.
 
     python -m benchmarks.proposing
 
-The proposals of `gp` are made ahead, in a thread; its column is what that thread takes, not what a slot waits.
+Samplers that learn make a proposal ahead, in a thread, while trials run. Both figures have the record on disk in them:
+what a proposal `takes` that is asked for as soon as the one before it was made, and what a slot `waits` that becomes
+free a while later, `--every` seconds after another did.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import optuna
 from orchestrator.distributions import chosen_for, distribution
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
+from orchestrator.messages import Ended, Outcome, Report
 from orchestrator.space import Space
 from orchestrator.spec import Spec
 
@@ -32,6 +35,7 @@ SPACE = {
     "optimizer": {"options": ["sgd", "adamw"]},
     "momentum": {"type": "float", "low": 0.5, "high": 0.99, "when": {"optimizer": "sgd"}},
 }
+TUNE_ASKS_AGAIN_S = 0.1
 
 
 def main() -> None:
@@ -40,21 +44,22 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["curves", "tpe", "qmc", "random", "cmaes", "gp"])
     parser.add_argument("--finished", nargs="+", type=int, default=[100, 1000, 5000])
     parser.add_argument("--proposals", type=int, default=5)
+    parser.add_argument("--every", type=float, default=0.5, help="seconds from one free slot to the next")
     args = parser.parse_args()
     for sampler in args.samplers:
         for finished in args.finished:
             if sampler == "gp" and finished > 1000:
                 continue  # cubic in the trials: not what anybody waits for
-            took_ms = sorted(measured(sampler, finished, args.proposals))
-            print(f"{sampler:8} {finished:6} finished  median {statistics.median(took_ms):8.1f} ms", flush=True)
+            takes, waits = measured(sampler, finished, args.proposals, args.every)
+            print(f"{sampler:8} {finished:6} finished  takes {takes:8.1f} ms  waits {waits:8.1f} ms", flush=True)
 
 
-def measured(sampler: str, finished: int, proposals: int) -> list[float]:
-    """Milliseconds of each proposal after so many finished trials, a third of them pruned."""
+def measured(sampler: str, finished: int, proposals: int, every_s: float) -> tuple[float, float]:
+    """Medians in milliseconds, after so many finished trials, a third of them pruned: what is taken, and waited."""
     space, rng = Space.from_data(SPACE), random.Random(0)
     spec = Spec.model_validate(
         {"name": "sweep", "trainable": "none", "space": SPACE, "metric": "m", "goal": "maximize",
-         "search": {"sampler": sampler, "seed": 0}}
+         "search": {"sampler": sampler, "seed": 0}, "budget": {"trials": 2 * finished}}
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="proposing-") as place:
         folder = SweepFolder(place, "sweep")
@@ -64,12 +69,34 @@ def measured(sampler: str, finished: int, proposals: int) -> list[float]:
         study = optuna.load_study(storage=storage, study_name="sweep")
         study.add_trials(_trial(space, rng, index) for index in range(finished))
         ledger = Ledger(folder, spec)
-        took_ms = []
+        took_ms, waited_ms = [], []
         for _ in range(proposals):
             began = time.perf_counter()
             ledger.ask()
             took_ms.append(1000 * (time.perf_counter() - began))
-        return took_ms
+        for number in range(finished, finished + proposals):
+            time.sleep(every_s)
+            ledger.end(_whole(number, rng.random()))
+            began = time.perf_counter()
+            while not ledger.ready:
+                time.sleep(TUNE_ASKS_AGAIN_S)
+            ledger.ask()
+            waited_ms.append(1000 * (time.perf_counter() - began))
+        return statistics.median(took_ms), statistics.median(waited_ms)
+
+
+def _whole(number: int, value: float) -> Ended:
+    """That a trial has come to its end."""
+    report = Report(
+        number=number,
+        epoch=9,
+        value=value,
+        metrics={},
+        best_epoch=9,
+        checkpoint=None,
+        best_checkpoint=None,
+    )
+    return Ended(number=number, outcome=Outcome.COMPLETE, report=report)
 
 
 def _trial(space: Space, rng: random.Random, index: int) -> optuna.trial.FrozenTrial:

@@ -20,8 +20,11 @@ class Contender(Protocol):
     def ask(self) -> tuple[int, Mapping[str, Any]]:
         """What a free worker is to train: a trial's number, a new one or one that was paused, and hyperparameters."""
 
-    def tell(self, number: int, epoch: int, loss: float) -> bool:
-        """An epoch of a trial is over; whether the trial keeps its worker, which it never does after the last epoch."""
+    def tell(self, number: int, epoch: int, loss: float, epoch_s: float) -> bool:
+        """An epoch of a trial is over, and took so long; whether the trial keeps its worker.
+
+        After the last epoch it never does.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +66,9 @@ def simulate(contender: Contender, table: Table, *, workers: int, compute_s: flo
     while running[0][0] * workers <= compute_s:
         now_s, number, row = heapq.heappop(running)
         epoch = trained[number] = trained.get(number, 0) + 1
-        loss = float(table.losses[row, epoch - 1])
+        loss, epoch_s = float(table.losses[row, epoch - 1]), float(table.epoch_s[row])
         done.append(Epoch(ended_s=now_s, number=number, row=row, epoch=epoch, loss=loss))
-        if contender.tell(number, epoch, loss) and epoch < EPOCHS:
+        if contender.tell(number, epoch, loss, epoch_s) and epoch < EPOCHS:
             train(now_s, number, row)
         else:
             begin(now_s)

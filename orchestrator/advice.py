@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from orchestrator.messages import Outcome
 from orchestrator.parameter import Float, Int, Parameter
 from orchestrator.ranking import Goal, Ranked, ranked
 from orchestrator.space import Space
@@ -17,8 +18,14 @@ from orchestrator.spec import Spec
 
 # The best is "on the edge" within this share of a range, on its own scale.
 EDGE = 0.05
-# From this share of failed or diverged trials on, it is worth a look.
+# From this share of trials that came to nothing on, it is worth a look.
 MANY_FAILED = 0.2
+# What becomes of a trial that comes to nothing by its hyperparameters, and what to do about it.
+CAME_TO_NOTHING = {
+    Outcome.DIVERGED: "diverged; a smaller learning rate or a warm-up would not waste them",
+    Outcome.OUT_OF_MEMORY: "ran out of memory; take what is too large out of the space, or give a trial more",
+    Outcome.INFEASIBLE: "broke a constraint; narrow the space to where it is kept",
+}
 # Below this rank correlation between an early epoch and the last, early stopping threw good trials away.
 WEAK_AGREEMENT = 0.5
 # Trials that a rank correlation is worked out from, at least.
@@ -39,8 +46,8 @@ class Trial(Ranked, Protocol):
         """The metric by epoch."""
 
     @property
-    def error(self) -> str | None:
-        """What went wrong."""
+    def outcome(self) -> str:
+        """How it ended, as `messages.Outcome`."""
 
     @property
     def repeat_of(self) -> int | None:
@@ -107,11 +114,12 @@ def _what_mattered(importances: Mapping[str, float]) -> Iterator[str]:
 def _failures(trials: Sequence[Trial]) -> Iterator[str]:
     ended = [trial for trial in trials if trial.state != "RUNNING"]
     failed = sum(trial.state == "FAIL" for trial in ended)
-    diverged = sum(trial.state == "PRUNED" and trial.error is not None for trial in ended)
     if failed and failed >= MANY_FAILED * len(ended):
         yield f"{failed} of {len(ended)} trials failed; see `error` in results.json before you trust the rest"
-    if diverged and diverged >= MANY_FAILED * len(ended):
-        yield f"{diverged} of {len(ended)} trials diverged; a smaller learning rate or a warm-up would not waste them"
+    for outcome, what in CAME_TO_NOTHING.items():
+        count = sum(trial.outcome == outcome for trial in ended)
+        if count and count >= MANY_FAILED * len(ended):
+            yield f"{count} of {len(ended)} trials {what}"
 
 
 def _pruning(spec: Spec, trials: Sequence[Trial]) -> Iterator[str]:
@@ -141,7 +149,8 @@ def _noise(spec: Spec, best: Trial, trials: Sequence[Trial]) -> Iterator[str]:
     )
     close = _within(spec.goal, best, [t for t in trials if t.repeat_of is None and t.state == "COMPLETE"], spread)
     if close:
-        yield f"{close} other trials are within two standard deviations of the best: they are as good as it"
+        others = "1 other trial is" if close == 1 else f"{close} other trials are"
+        yield f"{others} within two standard deviations of the best: no worse, as far as seeds tell"
 
 
 def _within(goal: Goal, best: Trial, trials: Sequence[Trial], spread: float) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator import cluster, ranking, runlog, solo
 from orchestrator.errors import InputError, SweepError, TrackingError
-from orchestrator.folder import SweepFolder
+from orchestrator.folder import SweepFolder, sent_marker
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Job, Task, Verdict
 from orchestrator.naming import run_id, trial_seed
@@ -116,7 +116,7 @@ def _log(spec: Spec, folder: SweepFolder, winner: TrialRecord, metrics: dict[str
         except TrackingError as exc:
             text = f"measured {metrics}, which is on record, but W&B did not take it: {exc}; `sync` brings it up"
             raise SweepError(text) from exc
-    elif files := folder.run_files(name):
+    elif (files := folder.run_files(name)) and not sent_marker(files[-1]).exists():  # else `sync` adds it there
         runlog.amend(files[-1], metrics)
 
 

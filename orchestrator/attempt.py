@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -68,6 +69,7 @@ class Attempt:
         self._began: list[dict[str, Any]] = []
         self._begins: dict[str, Any] | None = None
         self._final = False
+        self._epoch_began: float | None = None
         self._outcome = Outcome.COMPLETE
         self._error: str | None = None
         self._last: Report | None = None
@@ -77,7 +79,7 @@ class Attempt:
         self.epochs_done = 0
         """Of the checkpoint to go on from."""
         self._preemption = Preemption(self.broadcast)
-        self._full = False
+        self._full = self._said_away = False
         self._unsaved: set[str] = set()
         self.logged: Iterable[str] = ()
         """Names of what was logged, for the message that says that the sweep's metric is not among them."""
@@ -122,7 +124,7 @@ class Attempt:
         """What goes into a checkpoint under `RECORD`, so that whoever goes on from it can report it again."""
         return {
             "number": self.job.number,
-            "curve": self._curve,
+            "curve": dict(self._curve),
             "report": asdict(self._pending) if self._pending else None,
             "final": self._final,
             "random": self._random,
@@ -186,10 +188,13 @@ class Attempt:
             _set_rng_states(states[self.rank])
             if of_the_epoch:
                 self._begins = states[self.rank]
+        if of_the_epoch:  # the rest of it says nothing of how long one takes
+            self._epoch_began = None
 
     def epoch_begins(self) -> None:
         """Keep the random state that the order of an epoch's data follows from, for reports in the middle of it."""
         self._begins = _random_state()
+        self._epoch_began = time.monotonic()
 
     # Steps and epochs.
 
@@ -212,7 +217,8 @@ class Attempt:
             self._go_on_without(self._path, exc)
 
     def settle(self, *, wait: bool = False) -> None:
-        """Obey the verdict on the last epoch, where its checkpoint took so long that training went on without.
+        """Obey the verdict on the last epoch, where training went on without: no scheduler judged that epoch, or its
+        checkpoint took long.
 
         Args:
             wait: until there is one.
@@ -258,6 +264,7 @@ class Attempt:
         Raises:
             SpecError: the sweep's metric is not among the metrics.
         """
+        took_s = None if self._epoch_began is None else time.monotonic() - self._epoch_began
         self.settle(wait=True)
         if self.stopped:  # at the end of the epoch before: this one does not count
             return
@@ -281,11 +288,13 @@ class Attempt:
             best_epoch=best,
             checkpoint=self._folder.checkpoint(self.job.number, epoch),
             best_checkpoint=self._folder.checkpoint(self.job.number, best),
+            epoch_s=None if took_s is None else took_s * self.world_size,
         )
         self._pending, self._final = report, final
         self._keep_random_state(within_epoch=self.spec.training.report_every_steps is not None)
         self._save(self._folder.checkpoint(self.job.number, epoch), save)
         self._hand_in(report, final=final)
+        self._epoch_began = time.monotonic()
 
     def _keep_random_state(self, *, within_epoch: bool) -> None:
         """For the record, of every rank; within an epoch, also what it was when that began."""
@@ -307,11 +316,13 @@ class Attempt:
             self.handover.unlink()
 
     def _go_on_without(self, path: str, exc: StorageError) -> None:
-        """A checkpoint that cannot be written fails no trial; on rank 0, which writes them."""
+        """A checkpoint that cannot be written fails no trial; on rank 0, which writes them. It is said once."""
         self._unsaved.add(path)
         self._full = self._full or isinstance(exc, StorageFullError)
-        more = "; no more are written" if self._full else ""
-        self.notify(f"trial {self.job.number} goes on without a checkpoint{more}: {exc}")
+        if self._full or not self._said_away:
+            more = "it writes no more" if self._full else "each of the next is tried again"
+            self.notify(f"trial {self.job.number} goes on without a checkpoint, and {more}: {exc}")
+        self._said_away = True
 
     def _as_saved(self, report: Report) -> Report:
         """A report that names no checkpoint that could not be written."""
@@ -323,7 +334,11 @@ class Attempt:
         )
 
     def _hand_in(self, report: Report, *, final: bool) -> None:
-        """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end."""
+        """Report, on rank 0, and obey, on all; the last epoch's report is handed in with the trial's end.
+
+        Training goes on meanwhile where the scheduler does not stop trials at this epoch: what else may end it, such as
+        the user, is obeyed some steps later.
+        """
         self._last = report
         self.tracker.reported(report)
         if self.spec.resources.is_elastic:
@@ -332,20 +347,28 @@ class Attempt:
             self._unsent, self.stopped = report, True
             return
         verdict: Verdict | None = None
+        waits = self._may_be_stopped_at(report.epoch)
         with self.watch.paused():
-            if self.rank == 0 and self._written is not None:
+            if self.rank == 0 and (self._written is not None or not waits):
                 self._answer = self._writer.then(partial(self._report_written, self._written, report))
             elif self.rank == 0:
                 verdict = self._say("report", self._as_saved(report))
-            verdict = self.broadcast(verdict)
+            verdict = self.broadcast(verdict) if waits else None
         if verdict is None:
             self._waiting = report
         else:
             self._obey(verdict, report)
 
-    def _report_written(self, written: Future[None], report: Report) -> Verdict:
+    def _may_be_stopped_at(self, epoch: int) -> bool:
+        """Whether the scheduler may stop the trial there; where it has not reported every epoch, anywhere."""
+        return epoch - 1 != max((each for each in self._curve if each < epoch), default=0) or (
+            self.spec.schedule.may_stop_at(epoch)
+        )
+
+    def _report_written(self, written: Future[None] | None, report: Report) -> Verdict:
         """In the writer's thread: what a report names is there before it is handed in."""
-        self._wait_for(written)
+        if written is not None:
+            self._wait_for(written)
         verdict: Verdict = self._say("report", self._as_saved(report))
         return verdict
 

@@ -31,11 +31,12 @@ def choose(spec: Spec, space: Space, at_once: int) -> tuple[str, str]:
     """
     trials, scheduler = spec.trials, spec.schedule.scheduler
     model = "tpe" if spec.objectives else "curves"
+    has_results = bool(spec.warm_start.sweeps or spec.warm_start.runs)
     if not space.endless and space.grid_size() <= trials:
         return "grid", f"the budget of {trials} trials covers all {space.grid_size()} configurations"
     if scheduler in ("pbt", "pb2"):
         return "qmc", f"{scheduler} changes hyperparameters itself, and wants a population that covers the space"
-    if at_once * 2 >= trials:
+    if at_once * 2 >= trials and not has_results:
         return "qmc", f"{at_once} of {trials} trials run at once, so there are few results to learn from"
     if scheduler != "none":
         return model, f"it learns from the trials that {scheduler} stops as well"

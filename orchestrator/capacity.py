@@ -67,6 +67,11 @@ def workers_that_fit(resources: Resources, free: Iterable[Mapping[str, float]]) 
     return min(resources.most_workers, sum(_fit(resources, node, 0) for node in free))
 
 
+def workers_wanted(resources: Resources, nodes: Iterable[Mapping[str, float]], trials: int) -> int:
+    """Workers that so many trials would have at most, of as many as a cluster holds that can have these nodes."""
+    return min(trials * resources.most_workers, sum(_fit(resources, node, 0) for node in nodes))
+
+
 def _fit(resources: Resources, node: Mapping[str, float], slot_cpu: float) -> int:
     """Workers that fit on one node; slots that take CPUs take them, at most, where the workers are."""
     fits = _whole(node.get("CPU", 0.0) / (resources.cpus_per_worker + slot_cpu / resources.fewest_workers))

@@ -13,7 +13,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,8 @@ def foresee_trainable(reference: str | Mapping[str, Any]) -> AnyTrainable | None
     match node:
         case ast.ClassDef() if path:
             return Trainable(model=signature.foresee(path, name))
+        case ast.FunctionDef(args=ast.arguments(args=[ast.arg(arg="context"), *_]), decorator_list=[]) if path:
+            return TrainFunction(train=signature.foresee(path, name))
         case ast.Call(func=ast.Name(id=("Trainable" | "TrainFunction") as kind), keywords=keywords) if path:
             given = {each.arg: each.value for each in keywords if isinstance(each.arg, str)}
             named = {part: node.id for part, node in given.items() if isinstance(node, ast.Name)}
@@ -163,8 +165,40 @@ def _file_of(reference: str) -> tuple[Path | None, str]:
 
 def _foresee_class(class_path: str) -> signature.Foreseen:
     module, _, name = class_path.rpartition(".")
+    home = _home_of(module, name)
+    return signature.foresee(*home) if home else signature.Foreseen(name, signature.ANYTHING)
+
+
+def _home_of(module: str, name: str, seen: frozenset[str] = frozenset()) -> tuple[Path, str] | None:
+    """The file that defines a name of a module, and what it is called there: packages import much from their parts."""
     path, _ = _file_of(f"{module}:{name}")
-    return signature.foresee(path, name) if path else signature.Foreseen(name, signature.ANYTHING)
+    if path is None or module in seen or _parsed(path) is None:
+        return None
+    if signature.defined(path, name):
+        return path, name
+    for source, imported, called in _imported(module, path):
+        if called in (name, "*") and (home := _home_of(source, name if called == "*" else imported, seen | {module})):
+            return home
+    return None
+
+
+def _imported(module: str, path: Path) -> Iterator[tuple[str, str, str]]:
+    """What a module's file imports at its top level from others: from which, what, and what it is called here."""
+    package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+    tree = _parsed(path)
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((source, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+def _parsed(path: Path) -> ast.Module | None:
+    """A file's statements; None where they are of no Python that this one reads."""
+    try:
+        return signature.parsed(path)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def problem_with_trainable(reference: str) -> str | None:
@@ -306,18 +340,34 @@ def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
         return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages"
     if not spec.origin or not spec.origin.endswith(".py"):
         return None
-    return _problem_with_file(Path(spec.origin), name, written)
+    return _problem_with_file(Path(spec.origin), name, written, module)
 
 
-def _problem_with_file(path: Path, name: str, written: str) -> str | None:
+def _problem_with_file(path: Path, name: str, written: str, module: str = "") -> str | None:
     """Why a module's file does not give `name`, or None; the file is read, not run."""
     try:
-        defined = _top_level_names(ast.parse(path.read_text(encoding="utf-8")).body)
+        defined = _top_level_names(signature.parsed(path).body)
+        if "*" in defined and module:
+            defined = _names_in(module)
     except (SyntaxError, ValueError) as exc:
         return f"'{written}': {path} is not Python: {exc}"
     if name in defined or defined & {"*", "__getattr__"}:  # with the latter two, only running it can tell
         return None
     return f"'{written}': {path} defines no '{name}'{near_miss(name, defined)}"
+
+
+def _names_in(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """What a module defines, with what it imports by `*`; that stays in it where files do not tell."""
+    path, _ = _file_of(f"{module}:*")
+    tree = _parsed(path) if path else None
+    if path is None or tree is None or module in seen:
+        return {"*"}
+    found = _top_level_names(tree.body)
+    wholly = [source for source, name, _ in _imported(module, path) if name == "*"]
+    stars = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    if len(wholly) == len(stars):  # none in a branch
+        found = (found - {"*"}).union(*(_names_in(source, seen | {module}) for source in wholly))
+    return found
 
 
 def _top_level_names(body: Iterable[ast.AST]) -> set[str]:

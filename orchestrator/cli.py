@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from orchestrator import verbs
+from orchestrator import front, verbs
 from orchestrator.errors import InputError, OrchestratorError
 from orchestrator.naming import near_miss
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.pop("WANDB_SERVICE", None)  # of the notebook that this was started in: it would end with that
     sys.path[:0] = [] if os.getcwd() in sys.path or "" in sys.path else [os.getcwd()]  # as `python -m` does
     try:
-        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        arguments = parse(sys.argv[1:] if argv is None else argv)
         run: Callable[[argparse.Namespace], int] = arguments.run
         code = run(arguments)
         sys.stdout.flush()
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(words: Sequence[str]) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """The verb and its arguments.
 
     Raises:
@@ -80,8 +80,15 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         raise InputError(f"a verb is wanted, one of {', '.join(known)}; `{parser.prog} --help` tells more")
     if not words[0].startswith("-") and words[0] not in known:
         raise InputError(f"no verb '{words[0]}'{near_miss(words[0], known) or ';'} there are: {', '.join(known)}")
+    cluster, words = front.take_cluster(words)
     arguments, more = parser.parse_known_args(words)
+    arguments.given = words
     problems = []
+    verb = arguments.parser.prog.removeprefix(f"{parser.prog} ")
+    if cluster is not None and "cluster" not in arguments:
+        problems.append(f"{words[0]} takes no cluster=FILE: it does its work here")
+    elif cluster is not None:
+        arguments.cluster = cluster
     for word in more:
         if word.startswith("-"):
             options = [option for option in arguments.parser._option_string_actions if option.startswith("--")]
@@ -90,9 +97,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
                 problems.append(f"no option '{name}'; overrides have no dashes: write {word.lstrip('-')}")
             else:
                 hint = near_miss(name, options) or ";"
-                problems.append(f"no option '{name}'{hint} {words[0]} has: {', '.join(options)}")
+                problems.append(f"no option '{name}'{hint} {verb} has: {', '.join(options)}")
         elif "=" not in word or "words" not in arguments:
-            problems.append(f"{words[0]} takes no '{word}'; `{arguments.parser.prog} --help` tells what it takes")
+            problems.append(f"{verb} takes no '{word}'; `{arguments.parser.prog} --help` tells what it takes")
     if problems:
         raise InputError(problems)
     if more:  # argparse takes what stands before the first option only

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from orchestrator.capacity import HEAD
 from orchestrator.errors import SweepError
+from orchestrator.messages import first_line
 
 # Read by Ray when it is imported, or by the processes it starts.
 ENVIRONMENT = {
@@ -36,6 +38,8 @@ ENVIRONMENT = {
 
 # How long a cluster may take to answer at all.
 KNOCK_S = 10.0
+# How long the autoscaler minds what it was asked for, unless that is repeated.
+ASKED_S = 60.0
 # Where `ray up` leaves, on the head, what it tells the autoscaler there.
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 
@@ -69,6 +73,21 @@ def nodes() -> list[Mapping[str, float]]:
         most = _at_most(_autoscaling()) if _is_head() else []
         most += [node for node in now if HEAD in node]  # of the head there are none to come
         return max(now, most, key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes))
+
+
+def problem_with(config: Mapping[str, Any]) -> str | None:
+    """Why `ray up` would not take what a cluster's file says; None where it would."""
+    import jsonschema  # type: ignore[import-untyped]  # Ray's own means
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)  # what it fills in is said by `ray up`
+    try:
+        validate_config(prepare_config(dict(config)))
+    except jsonschema.ValidationError as exc:
+        return f"{exc.json_path}: {exc.message}" if exc.path else str(exc.message)
+    except Exception as exc:  # noqa: BLE001 - whatever Ray makes of it
+        return first_line(exc)
+    return None
 
 
 def _is_head() -> bool:
@@ -114,6 +133,28 @@ def free() -> dict[str, Mapping[str, float]]:
     return {node_id: have for node_id, have in available_resources_per_node().items() if node_id not in going}
 
 
+def ask_for(worker: Mapping[str, float], workers: int) -> None:
+    """Ask the autoscaler that the cluster have room for so many, of so much each, in use or not; to be repeated.
+
+    By Ray Train's own way: `ray.autoscaler.sdk` would ask for them for ever, where the sweep is killed.
+    """
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as ray_data
+
+    coordinator = ray_data.get_or_create_autoscaling_coordinator()
+    who = f"sweep-{ray.get_runtime_context().get_job_id()}"
+    if workers:
+        asked = coordinator.request_resources.remote(
+            requester_id=who,
+            resources=[dict(worker)] * workers,
+            expire_after_s=ASKED_S,
+            priority=ray_data.ResourceRequestPriority.HIGH,
+        )
+    else:
+        asked = coordinator.cancel_request.remote(who)
+    ray.get(asked, timeout=KNOCK_S)
+
+
 def free_forgotten() -> None:
     """Free what actors of this process's, who are dead, had reserved; workers of others would wait for it for ever.
 
@@ -157,7 +198,9 @@ def connected() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        # What Ray holds back of its own messages, such as the last words of a node that died, it prints as it leaves.
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:

@@ -29,24 +29,30 @@ class RunLog(Protocol):
     def log_images(
         self, key: str, images: Sequence[Any], *, captions: Sequence[str] | None = None, step: int | None = None
     ) -> None:
-        """Log images, each an array or tensor of shape (H, W), (H, W, C) or (C, H, W), with a caption each."""
+        """Log images, each an array of shape (H, W) or (H, W, C), or a tensor of shape (C, H, W), with a caption each.
+
+        As W&B takes them, their numbers are from 0 to 255: of those from 0 to 1 nothing would be seen but black.
+        """
 
 
 class Context(ABC):
     """What a training function is given, on every rank of its trial.
 
         def train(context: Context, *, lr: float = 0.1) -> None:
-            network = ...
-            model = context.prepare_model(network)
+            model = context.prepare_model(...)
             if context.start_from:
-                network.load_state_dict(context.load()["network"])
+                set_model_state_dict(model, context.load()["network"], options=WHOLE)
             for epoch in context.epochs():
                 for batch in batches:
                     if context.should_stop():
                         return
                     with context.autocast():
                         ...
-                context.report({"val/loss": loss}, epoch=epoch, checkpoint={"network": network.state_dict()})
+                weights = get_model_state_dict(model, options=WHOLE)
+                context.report({"val/loss": loss}, epoch=epoch, checkpoint={"network": weights})
+
+    The two functions are of `torch.distributed.checkpoint.state_dict`, and `WHOLE` is its
+    `StateDictOptions(full_state_dict=True, cpu_offload=True)`: so the model is saved whole however it is shared.
 
     Every method is to be called on all ranks alike.
     """
@@ -86,7 +92,9 @@ class Context(ABC):
             checkpoint: what `load` returns when the trial goes on.
 
         Raises:
-            SpecError: the sweep's metric is not among the metrics, or the spec asks for what the function ignores.
+            SpecError: the sweep's metric is not among the metrics, or `epoch` is, which is said already; the spec asks
+                for what the function ignores; or the checkpoint has only this worker's part of a model that FSDP
+                shares out.
         """
 
     @abstractmethod
@@ -108,18 +116,42 @@ class Context(ABC):
 
     @abstractmethod
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """The model on its device, shared by the trial's workers: `ray.train.torch.prepare_model`."""
+        """The model on its device, shared by the trial's workers: `ray.train.torch.prepare_model`.
+
+        Raises:
+            SpecError: the spec's strategy is one of Lightning's own kind, which a `fabric` can have.
+        """
 
     @abstractmethod
     def prepare_data_loader(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """The loader, each worker with its part of the data: `ray.train.torch.prepare_data_loader`."""
+        """The loader, each worker with its part of the data: `ray.train.torch.prepare_data_loader`.
+
+        The order of several workers' data follows from the trial's seed and the epoch that the loader's sampler is
+        told: `loader.sampler.set_epoch(epoch)`. A loader that draws by a `DistributedSampler` is taken as it is.
+
+        Raises:
+            SpecError: there are several workers, and the loader draws by any other sampler than those of
+                `DataLoader(..., shuffle=...)`.
+        """
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[None]:
         """Where to run the model and its loss in a loop of plain torch, in the precision that the spec asks for.
 
         Raises:
-            SpecError: it is neither `32-true` nor `bf16-mixed`; a `fabric` does the others.
+            SpecError: it is none of `32-true`, `bf16-mixed` and `16-mixed`; a `fabric` does the others.
+        """
+
+    @property
+    @abstractmethod
+    def scaler(self) -> torch.amp.GradScaler:
+        """What scales the loss of a loop of plain torch in `16-mixed`; in any other precision it leaves it as it is.
+
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+        Its `state_dict` belongs into the checkpoint.
         """
 
     @abstractmethod

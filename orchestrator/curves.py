@@ -2,8 +2,9 @@
 
 Values are the best so far at an epoch, by rank, so that neither the metric's scale nor a training that diverged
 matters. The surrogate extrapolates every curve to the furthest epoch that a trial has reached, and the configuration
-proposed is the one that is expected to improve most on the best of them there (Jones et al., 1998). Trials that still
-run count as if they did what is expected of them (the kriging believer, Ginsbourger et al., 2010).
+proposed is the one that is expected to improve most on the best of them there (Jones et al., 1998), for what an epoch
+of it is expected to cost (expected improvement per second: Snoek et al., 2012, arXiv:1206.2944). Trials that still run
+count as if they did what is expected of them (the kriging believer, Ginsbourger et al., 2010).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scipy.stats import norm, rankdata
 from threadpoolctl import ThreadpoolController
 
 from orchestrator.axes import axes_of
+from orchestrator.costs import EPOCH_S, log_costs
 from orchestrator.distributions import chosen_for
 from orchestrator.space import Space
 from orchestrator.surrogate import Points, Settings, Surrogate
@@ -50,8 +52,15 @@ NEAR, STEP = 10, 0.1
 class CurveSampler(BaseSampler):
     """Proposes whole configurations of a space."""
 
-    def __init__(self, space: Space, seed: int) -> None:
-        self._space, self._axes = space, axes_of(space)
+    def __init__(self, space: Space, seed: int, *, cost_exponent: float = 1.0) -> None:
+        """Make the sampler of one proposal.
+
+        Args:
+            space: what is searched.
+            seed: of what is drawn.
+            cost_exponent: how much the cost of an epoch counts: 1 for improvement per second, 0 for improvement alone.
+        """
+        self._space, self._axes, self._cost_exponent = space, axes_of(space), cost_exponent
         self._rng, self._independent = np.random.default_rng(seed), RandomSampler(seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -72,7 +81,10 @@ class CurveSampler(BaseSampler):
         if len(ordered) >= STARTUP:
             # Threads would wait for each other, for matrices are small and machines busy, and round in another order.
             with _libraries().limit(limits=1, user_api="blas"):
-                candidates = candidates[np.argsort(-self._promise(ordered, curves, candidates), kind="stable")]
+                worth = self._promise(ordered, curves, candidates) - self._cost_exponent * self._log_costs(
+                    others, candidates
+                )
+                candidates = candidates[np.argsort(-worth, kind="stable")]
         feasible = (params for place in candidates if self._space.is_feasible(params := self._axes.params(place)))
         return chosen_for(next(feasible, {}))
 
@@ -116,6 +128,18 @@ class CurveSampler(BaseSampler):
         means, deviations = surrogate.believing(self._points([(each, last) for each in running], last)).expect(new)
         return log_expected_improvement((best - means) / deviations) + np.log(deviations)
 
+    def _log_costs(self, trials: Sequence[FrozenTrial], candidates: Array) -> Array:
+        """(candidates,): the logarithm of what an epoch of each is expected to take; 0 where that does not count, or
+        too few were timed."""
+        if not self._cost_exponent:
+            return np.zeros(len(candidates))
+        timed = [trial for trial in trials if 0 < trial.user_attrs.get(EPOCH_S, 0) < math.inf]
+        if len(timed) < STARTUP:
+            return np.zeros(len(candidates))
+        places = np.array([self._axes.place(trial.params) for trial in timed])
+        seconds = np.array([trial.user_attrs[EPOCH_S] for trial in timed])
+        return log_costs(places, seconds, candidates, self._axes.options)
+
     def _points(self, where: Sequence[tuple[Curve, int]], last: int) -> Points:
         """Epochs of curves."""
         times = [math.log(epoch) / math.log(last) if last > 1 else 1.0 for _, epoch in where]
@@ -150,18 +174,18 @@ class Curve:
     @property
     def rank(self) -> tuple[float, ...]:
         """The best trials first: they kept the constraints, they came furthest, their last value."""
-        return self._broken, -self.epochs, self._cost(self._values[self.epochs])
+        return self._broken, -self.epochs, self._loss(self._values[self.epochs])
 
     def points(self) -> Iterator[tuple[int, tuple[float, float]]]:
         """The best so far at its first and last epoch, and at those of a factor of three in between."""
         best, due = math.inf, 0
         for epoch, value in sorted(self._values.items()):
-            best = min(best, self._cost(value))
+            best = min(best, self._loss(value))
             if epoch >= due or epoch == self.epochs:
                 due = 3 * epoch
                 yield epoch, (self._broken, best)
 
-    def _cost(self, value: float) -> float:
+    def _loss(self, value: float) -> float:
         return math.inf if math.isnan(value) else self._sign * value
 
 

@@ -35,8 +35,9 @@ INIT_TIMEOUT_S = 30.0
 class Delivery:
     """Brings the runs of one sweep to the server."""
 
-    def __init__(self, spec: Spec, folder: SweepFolder, page: Page) -> None:
-        self._spec, self._folder, self._page = spec, folder, page
+    def __init__(self, spec: Spec, folder: SweepFolder, page: Page, notify: Callable[[str], None]) -> None:
+        self._spec, self._folder, self._page, self._notify = spec, folder, page, notify
+        self._gone: set[str] = set()  # what trials started from, and W&B has no more
         os.environ.update(own_folders(folder.work))
 
     def run_id(self, number: int) -> str:
@@ -61,7 +62,7 @@ class Delivery:
         """
         from wandb.sdk import wandb_setup
 
-        singleton = wandb_setup.singleton()
+        singleton, sent = wandb_setup.singleton(), path.stat()
         errors: list[str] = []
 
         async def sync() -> None:
@@ -82,10 +83,10 @@ class Delivery:
 
         with translated():
             singleton.asyncer.run(sync)
+        if errors or not os.path.samestat(sent, path.stat()):  # it was amended meanwhile
+            # The engine marks what it is done with, whether it arrived or not.
+            sent_marker(path).unlink(missing_ok=True)
         if errors:
-            sent_marker(path).unlink(
-                missing_ok=True
-            )  # the engine marks what it is done with, whether it arrived or not
             raise TrackingError(f"W&B did not take all of run {path.parent.name}: {errors[0]}")
 
     def missing(self, numbers: Sequence[int], *, evicted: Collection[int] = ()) -> dict[int, str]:
@@ -123,14 +124,17 @@ class Delivery:
         artifact.log_left(self._spec, self._folder, job)
 
     def join_all(self) -> None:
-        """Make every run that is on disk a member of the sweep, which was made anew; not those that are not its own.
+        """Make what W&B has of the runs that are on disk members of the sweep, which may have been made anew.
+
+        Not those that are not its own.
 
         Raises:
             TrackingError: the server cannot be asked, or refuses.
         """
-        for name in self._folder.runs():
+        for name, facts in self._page.facts(sorted(self._folder.runs())).items():
             with suppress(UndeliverableError):  # said where the run itself is brought up
-                self._page.admit(name)
+                if facts.sweep is None:
+                    self._page.admit(name)
         self._page.deleted = None
 
     def drop_checkpoints(self, number: int) -> None:
@@ -156,11 +160,17 @@ class Delivery:
         """
         for missing in self.missing([number], evicted=[number] if evicted else []).values():
             raise TrackingError(missing)
-        parts = [runlog.read(path) for path in self.segments(number)]
-        if former := {digest for part in parts for digest in part.checkpoints} - runlog.last_checkpoints(parts).keys():
-            self._page.drop_checkpoints(self.run_id(number), former)
-        if self._spec.start_from and is_artifact(self._spec.start_from):
-            self._page.use(self.run_id(number), self._spec.start_from)
+        if len(segments := self.segments(number)) > 1:  # else nothing can be former
+            parts = [runlog.read(path) for path in segments]
+            logged = {digest for part in parts for digest in part.checkpoints}
+            if former := logged - runlog.last_checkpoints(parts).keys():
+                self._page.drop_checkpoints(self.run_id(number), former)
+        for source in filter(is_artifact, filter(None, (self._spec.start_from, self._folder.source(number)))):
+            if source not in self._gone and not self._page.use(self.run_id(number), source):
+                self._gone.add(source)
+                self._notify(
+                    f"{source} is not in W&B any more, so that runs cannot say there that they started from it"
+                )
 
     def conclude(self, tell: Callable[[], None], winner: int | None, former: Sequence[int]) -> dict[str, str]:
         """Say how the sweep ended and which checkpoint is its best; what W&B did not take of that, and why.
@@ -186,9 +196,11 @@ class Delivery:
     def keep_exports(self, numbers: Iterable[int]) -> dict[str, str]:
         """Save the models that some trials were exported to with their runs; what W&B did not take of that, and why."""
         missing: dict[str, str] = {}
-        for number in (each for each in numbers if self._folder.has(self._folder.onnx(each))):
+        for number in numbers:
             name = self.run_id(number)
             with named(missing, f"{name}'s model as ONNX"), tempfile.TemporaryDirectory() as scratch:
+                if not self._folder.has(self._folder.onnx(number)):
+                    continue
                 path = self._folder.local_copy(self._folder.onnx(number), Path(scratch))
                 facts = self._page.facts([name]).get(name)
                 if facts is None or not (md5 := facts.files.get(path.name)) or not _is(path, md5):

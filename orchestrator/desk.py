@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from orchestrator import runlog, wandb_yaml, workspace
+from orchestrator import runlog, workspace
 from orchestrator.delivery import Delivery, alone
 from orchestrator.errors import OrchestratorError, StorageError, TrackingError, UndeliverableError
 from orchestrator.folder import SweepFolder
@@ -97,7 +97,7 @@ class Desk:
     def __init__(self, spec: Spec, folder: SweepFolder, out: TextIO) -> None:
         self._spec, self._folder, self._out = spec, folder, out
         self._page = Page(spec)
-        self._delivery = Delivery(spec, folder, self._page)
+        self._delivery = Delivery(spec, folder, self._page, lambda text: self._say(Notice(text=text)))
         self._changed, self._telling = threading.Condition(), threading.Lock()
         self._trials: dict[int, _Trial] = {}
         self._state, self._told = "RUNNING", ""
@@ -128,8 +128,8 @@ class Desk:
         """A trial is over; what its workers did not get to say in its run is said for them."""
         places = self._trials[number].places if number in self._trials else []
         self._fetch(*(place for place in places if not Path(place).is_absolute()), f"wandb/checkpoints/{number}")
-        if not closed:
-            close_dead(self._folder, Ended(number=number, outcome=Outcome(outcome), error=error))
+        # Also where they did: a part of the run whose disk was full cannot say that it goes on elsewhere.
+        close_dead(self._folder, Ended(number=number, outcome=Outcome(outcome), error=error))
         # Whoever goes down with an error closes its run, and leaves the rest to the next attempt, if there is one.
         if job and (not closed or outcome not in GOOD - {Outcome.STOPPED}):
             curve = {int(epoch): value for epoch, value in job["curve"].items()}  # in JSON every name is a text
@@ -250,10 +250,10 @@ class Desk:
         """Connect to the sweep's page, which is made where there is none, or none any more."""
         self._page.connect()
         if self._page.sweep_id is None:
-            self._page.make_sweep(wandb_yaml.to_wandb(self._spec.load_space()), command)
+            self._page.make_sweep(command)
             self._told = ""
         if self._page.deleted:
-            self._say(Notice(text=f"{REMADE} ({self._page.deleted})"))
+            self._say(Notice(text=f"{REMADE} (it was {self._page.deleted})"))
             self._delivery.join_all()
         if (made := self._page.sweep_id) and made != self._joined:  # once all of it is in there
             self._joined = made

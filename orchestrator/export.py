@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator import catalog
+from orchestrator import arguments, catalog
 from orchestrator.errors import SweepError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import TrialRecord
@@ -53,7 +53,7 @@ def _load(spec: Spec, checkpoint: Path, record: TrialRecord) -> Any:
     build = getattr(trainable, "model", None)
     if build is None:
         raise SweepError("only a LightningModule can be exported; a training function has its own way to")
-    module = build(**trainable.route({**spec.params, **record.params})["model"])
+    module = arguments.call(build, trainable.route({**spec.params, **record.params})["model"])
     if getattr(module, "example_input_array", None) is None:
         raise SweepError(
             f"{type(module).__name__} does not say what its input looks like; set self.example_input_array in its"

@@ -142,6 +142,7 @@ def curves(trials: _Trials) -> Figure:
 def parallel(trials: _Trials, space: Mapping[str, Parameter]) -> Figure:
     """Every trial with a value as a line across its hyperparameters to its value; the most important are next to it."""
     shown = trials.ranked[::-1]  # the best are drawn last, on top
+    fade = max(1.0, math.log10(len(shown)))  # among a thousand lines, half of which are of the better half
     dimensions = [
         _Scale(parameter, [record.params.get(name) for record in shown]).dimension(name)
         for name, parameter in reversed(list(space.items()))
@@ -156,7 +157,12 @@ def parallel(trials: _Trials, space: Mapping[str, Parameter]) -> Figure:
     trace = {
         "type": "parcoords",
         "dimensions": dimensions,
-        "line": {"color": [trials.score[r.number] for r in shown], "colorscale": RANK_COLOURS, "cmin": 0, "cmax": 1},
+        "line": {
+            "color": [_rounded(trials.score[r.number] ** fade) for r in shown],
+            "colorscale": RANK_COLOURS,
+            "cmin": 0,
+            "cmax": 1,
+        },
         "unselected": {"line": {"color": "@grid", "opacity": 0.25}},
         "labelfont": {"size": 13, "color": "@text"},
         "tickfont": {"size": 11, "color": "@muted"},
@@ -335,13 +341,10 @@ def _lanes(stretches: Sequence[_Stretch]) -> dict[str, int]:
 
 
 def _share_busy(lane: int, lanes: Mapping[str, int], stretches: Sequence[_Stretch]) -> float:
-    """How much of the time that a lane's slots lived, from first trial to last, they had a trial."""
-    busy_s = alive_s = 0.0
-    for slot in (slot for slot, at in lanes.items() if at == lane):
-        own = [each for each in stretches if each.slot == slot]
-        busy_s += sum(each.ended_s - each.began_s for each in own)
-        alive_s += max(each.ended_s for each in own) - min(each.began_s for each in own)
-    return min(1.0, busy_s / alive_s) if alive_s else 1.0
+    """How much of a lane's row is filled: of the time from the sweep's first trial to the end of its last."""
+    busy_s = sum(each.ended_s - each.began_s for each in stretches if lanes[each.slot] == lane)
+    end_s = max(each.ended_s for each in stretches)
+    return min(1.0, busy_s / end_s) if end_s else 1.0
 
 
 # Parts of figures.

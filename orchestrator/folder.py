@@ -7,7 +7,7 @@
     sweep.log             what the libraries had to say
     lease.json            who runs the sweep, and since when nothing was heard; there while it runs
     trials/<number>/      checkpoints, `epoch-0003.ckpt`; `partial-0003.ckpt` of one that had to move in its next epoch;
-                          `model.onnx` where it was exported
+                          `model.onnx` where it was exported; `source.txt`, what `resume --from` took it on from
     wandb/                the W&B runs of every trial, as the SDK lays them out
     start_from.ckpt       the checkpoint that every trial starts from, if one was named
     known.json            what was known before it began, if it was told where to look
@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -49,6 +51,8 @@ LOOKS, LOOK_S = 20, 0.05
 LEASE_EVERY_S, LEASE_LOST_S = 10.0, 45.0
 # Pauses before a storage that fails is asked again; after the last it is an error.
 RETRY_AFTER_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+# What checkpoints leave free on a disk for the sweep's record: some thousand trials', and the results twice.
+RESERVE_BYTES = 32 * 2**20
 FULL = {errno.ENOSPC, errno.EDQUOT}
 # What does not pass by waiting.
 LASTING = FULL | {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
@@ -110,6 +114,13 @@ class SweepFolder:
             return self._fs.get_file_info(what)
         except OSError as exc:
             raise StorageError(f"{self.storage} cannot be read: {exc}") from exc
+
+    def free_gib(self) -> float | None:
+        """How much the storage has free; None for an object store, which does not say."""
+        if not self.is_local:
+            return None
+        there = next(place for place in (Path(self._root), *Path(self._root).parents) if place.is_dir())
+        return shutil.disk_usage(there).free / 2**30
 
     def create(self) -> None:
         """Make the folder."""
@@ -185,7 +196,10 @@ class SweepFolder:
             try:
                 _lock(lock)
             except BlockingIOError as exc:
-                raise InputError(f"{self.show('')} is run by another process on this machine") from exc
+                raise InputError(
+                    f"{self.show('')} is run by another process on this machine; wait for it, or end it:"
+                    f" python -m orchestrator stop {self.show('').rstrip('/')}"
+                ) from exc
             yield
 
     def is_run(self) -> bool:
@@ -236,7 +250,7 @@ class SweepFolder:
             with self._whole(path) as target, self._fs.open_output_stream(target) as stream:
                 stream.write(text.encode("utf-8"))
 
-        _patiently(write)
+        patiently(write)
 
     def push(self, *names: str) -> None:
         """Copy files of `work` up, where the storage is not local."""
@@ -267,15 +281,28 @@ class SweepFolder:
             with self._whole(path) as target:
                 here = fs.LocalFileSystem()
                 fs.copy_files(str(local), target, source_filesystem=here, destination_filesystem=self._fs)
+                if self.is_local:
+                    _leave_room(target)
 
-        _patiently(copy)
+        patiently(copy)
 
     @contextmanager
-    def writing(self, path: str, scratch: Path) -> Iterator[Path]:
-        """A local path to write a large file to; in the folder, whole, when the block ends."""
+    def writing(self, path: str, scratch: Path, *, synced: bool = False) -> Iterator[Path]:
+        """A local path to write a large file to; in the folder, whole, when the block ends.
+
+        Args:
+            path: where it goes.
+            scratch: for temporary files.
+            synced: whether it is then on the disk, too, and survives a loss of power; as what object stores take does.
+        """
         if self.is_local:
             with self._whole(path) as target:
                 yield Path(target)
+                _leave_room(target)
+                if synced:
+                    _sync(target)
+            if synced:
+                _sync(os.path.dirname(self._at(path)))  # where its name is
         else:
             local = scratch / Path(path).name
             yield local
@@ -303,7 +330,8 @@ class SweepFolder:
         """Bring the files that a W&B run was written to into `work`, where the storage is not local; without media."""
         selector = fs.FileSelector(self._at("wandb"), allow_not_found=True)
         for info in () if self.is_local else self._look(selector):
-            if info.base_name.startswith("offline-run-") and info.base_name.endswith(f"-{run_id}"):
+            # The SDK counts those of one second.
+            if re.fullmatch(rf"offline-run-\d+_\d+-{re.escape(run_id)}(-\d+)?", info.base_name):
                 name = f"wandb/{info.base_name}/run-{run_id}.wandb"
                 if not (self.work / name).exists() and self.has(name):
                     self.download(name, self.work / name)
@@ -336,9 +364,22 @@ class SweepFolder:
                 raise StorageError(f"{self.show(path)} cannot be deleted: {exc}") from exc
 
     def delete_folder(self, path: str) -> None:
-        """Delete a folder and what is in it, if it is there."""
-        if self.has(path):
-            self._fs.delete_dir(self._at(path))
+        """Delete a folder and what is in it, if it is there.
+
+        Raises:
+            StorageError: it is there, and cannot be deleted.
+        """
+        try:
+            if self.has(path):
+                self._fs.delete_dir(self._at(path))
+        except OSError as exc:
+            raise StorageError(f"{self.show(path)} cannot be deleted: {exc}") from exc
+
+    def delete_if_empty(self) -> None:
+        """Delete the sweep's own folder where nothing is in it; object stores have none."""
+        if self.is_local:
+            with suppress(OSError):  # something is in it, which another process may have put there a moment ago
+                os.rmdir(self._root)
 
     def checkpoint(self, number: int, epoch: int) -> str:
         """The path, relative to the folder, of a trial's checkpoint at the end of an epoch."""
@@ -367,14 +408,34 @@ class SweepFolder:
         found = {int(match[1]): f"trials/{number}/{match[0]}" for name in names if (match := pattern.fullmatch(name))}
         return dict(sorted(found.items()))
 
+    def set_source(self, number: int, name: str) -> None:
+        """Note which checkpoint, a path or an artifact's version, a trial was told to go on from."""
+        self.write_text(f"trials/{number}/source.txt", name)
+
+    def source(self, number: int) -> str | None:
+        """The last one of these; None where it goes on from its own."""
+        return self.read_text(path) if self.has(path := f"trials/{number}/source.txt") else None
+
     weights = "start_from.ckpt"
     """The checkpoint whose weights every trial starts from, where there is one."""
     known = "known.json"
     """The results from elsewhere that it began with, where there are any; as the module `known` writes them."""
 
-    def run_files(self, run_id: str) -> list[Path]:
-        """The files in `work` that a W&B run was written to, oldest first: one each time it was opened."""
-        return sorted((self.work / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"), key=lambda path: path.parent)
+    @property
+    def spare(self) -> Path:
+        """Where W&B runs are written to on a machine on which there is no room in `work`."""
+        root = hashlib.sha256(self._root.encode()).hexdigest()[:8]  # another storage may have a sweep of that name
+        return Path(tempfile.gettempdir()) / f"orchestrator-{self.name}-{root}"
+
+    def run_files(self, run_id: str | None = None) -> list[Path]:
+        """The files here that a W&B run, or any, was written to, oldest first: one each time it was opened."""
+        found: dict[Path | str, Path] = {}
+        # The SDK counts the folders of one second. Those of other runs are not looked into: there may be thousands.
+        pattern = f"offline-run-*-{run_id}*/run-{run_id}.wandb" if run_id else "offline-run-*/run-*.wandb"
+        for place in (self.work, self.spare):
+            for path in (place / "wandb").glob(pattern):
+                found.setdefault(path if self.is_local else path.parent.name, path)  # else it may be here twice
+        return sorted(found.values(), key=lambda path: path.parent.name)
 
     @staticmethod
     def epoch_of(checkpoint: str) -> int:
@@ -401,18 +462,16 @@ class SweepFolder:
     def drop_held(self, number: int) -> None:
         """Delete what waited for its upload."""
         shutil.rmtree(self.held_checkpoints(number), ignore_errors=True)
-        there = f"wandb/checkpoints/{number}"
-        if not self.is_local and self.has(there):
-            self._fs.delete_dir(self._at(there))
+        if not self.is_local:
+            self.delete_folder(f"wandb/checkpoints/{number}")
 
     def runs(self) -> set[str]:
-        """The W&B runs of which there are files in `work`, by id."""
-        return {path.stem.removeprefix("run-") for path in (self.work / "wandb").glob("offline-run-*/run-*.wandb")}
+        """The W&B runs of which there are files on this machine, by id."""
+        return {path.stem.removeprefix("run-") for path in self.run_files()}
 
     def unsent_runs(self) -> set[str]:
-        """The W&B runs in `work` of which something is not marked as sent, or a checkpoint still waits, by id."""
-        paths = (self.work / "wandb").glob("offline-run-*/run-*.wandb")
-        unsent = {path.stem.removeprefix("run-") for path in paths if not sent_marker(path).exists()}
+        """The W&B runs on this machine of which something is not marked as sent, or a checkpoint still waits, by id."""
+        unsent = {path.stem.removeprefix("run-") for path in self.run_files() if not sent_marker(path).exists()}
         return unsent | {run_id(self.name, int(held.name)) for held in self.held_checkpoints(0).parent.glob("[0-9]*")}
 
     def drop_checkpoints(self, number: int, *, kept: Collection[int] = ()) -> None:
@@ -447,15 +506,38 @@ class SweepFolder:
             if self.is_local:
                 self._fs.move(beside, target)
         except OSError as exc:
-            error = StorageFullError if exc.errno in FULL else StorageError
-            raise error(f"{self.show(path)} cannot be written: {exc}") from exc
+            raise refusal(self.show(path), exc) from exc
         finally:
             if self.is_local:
                 with suppress(OSError):  # moved away, or never made
                     Path(beside).unlink()
 
 
-def _patiently(action: Callable[[], T]) -> T:
+def refusal(what: str, exc: OSError) -> StorageError:
+    """The error for a file that a storage did not take."""
+    return (StorageFullError if exc.errno in FULL else StorageError)(f"{what} cannot be written: {exc}")
+
+
+def _leave_room(path: str) -> None:
+    """See that a file that was just written leaves the sweep's record its room.
+
+    Raises:
+        OSError: it does not, as if the disk were full.
+    """
+    if shutil.disk_usage(os.path.dirname(path)).free < RESERVE_BYTES:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but what is kept for the sweep's record")
+
+
+def _sync(path: str) -> None:
+    """Have a file, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def patiently(action: Callable[[], T]) -> T:
     """Do what may fail because the storage is briefly away, again and again for half a minute.
 
     Raises:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
-from orchestrator.naming import default_storage
+from orchestrator.naming import closest, default_storage
 
 if TYPE_CHECKING:
     from orchestrator.folder import SweepFolder
     from orchestrator.ledger import Ledger
     from orchestrator.messages import Command
+    from orchestrator.remote import Head
     from orchestrator.results import Status
     from orchestrator.spec import Spec
 
@@ -28,9 +29,26 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
 
 
 def take_cluster(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The file in `cluster=FILE`, if there is one among the words, and the others."""
+    """The file in `cluster=FILE`, if there is one among the words, and the others.
+
+    Raises:
+        InputError: a word was probably meant to be that.
+    """
+    from orchestrator.spec import Spec
+
+    known = ["cluster", *Spec.model_fields]
+    for word in words:
+        key, mark, file = word.partition("=")
+        if mark and key not in known and "." not in key and closest(key, known) == "cluster":
+            raise InputError(f"unknown key '{key}'; did you mean 'cluster={file}'?")
     files = [word.partition("=")[2] for word in words if word.startswith("cluster=")]
     return (files[-1] if files else None), [word for word in words if not word.startswith("cluster=")]
+
+
+def add_cluster(parser: argparse.ArgumentParser, text: str) -> None:
+    """Let a verb take `cluster=FILE`, which `cli` takes out of its words: the file is then in `arguments.cluster`."""
+    parser.set_defaults(cluster=None)
+    parser.epilog = f"cluster=FILE, the file that was given to `ray up`: {text}"
 
 
 def read_spec(words: Sequence[str]) -> Spec:
@@ -49,6 +67,20 @@ def read_spec(words: Sequence[str]) -> Spec:
         raise InputError(f"one sweep at a time, not {len(files)}: {', '.join(files)}; overrides are key=value")
     overrides = [word for word in words if "=" in word]
     return spec.read(files[0] if files else None, overrides, lambda text: print(f"note: {text}", file=sys.stderr))
+
+
+def run_there(arguments: argparse.Namespace) -> int:
+    """Run the verb, as it was given, on the head of the cluster that it names; its exit code there."""
+    from orchestrator.remote import Head
+
+    return Head(arguments.cluster).run(arguments.given)
+
+
+def follow(head: Head, job: str, file: str) -> int:
+    """Show here what a job does on a head, whatever becomes of this process; its exit code."""
+    print(f"{job} runs on the head of {file}; should this end before it, look again with")
+    print(f"  python -m orchestrator attach {job} cluster={file}", flush=True)
+    return head.follow(job)
 
 
 def add_sweep(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -94,7 +126,10 @@ def run_sweep(run: Callable[[], object]) -> int:
     sweep = run()
     assert isinstance(sweep, Sweep)
     records, console = sweep.ledger.records, progress.make_console()
-    progress.summary(console, sweep.spec, sweep.folder, records, time.monotonic() - began)
+    elapsed_s = time.monotonic() - began
+    progress.summary(
+        console, sweep.spec, sweep.folder, records, elapsed_s, status=sweep.status, missing=sweep.missing != []
+    )
     progress.print_advice(console, sweep.spec, sweep.ledger)
     if sweep.status in (Status.INTERRUPTED, Status.STOPPED, Status.CANCELLED):
         console.print(f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True)
@@ -124,6 +159,8 @@ def ask(arguments: argparse.Namespace, command: Command) -> int:
     from orchestrator.messages import Command
     from orchestrator.results import Status
 
+    if arguments.cluster is not None:
+        return run_there(arguments)
     folder, spec = find_sweep(arguments)
     _, status = look(folder, spec)
     if not folder.is_run():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator import aside
 
 # What Optuna's terminator wants to see before it says anything.
 MIN_TRIALS = 20
@@ -17,7 +19,6 @@ class Improvement:
     """The room that is left above the best value, by the latest count."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="improvement")
         self._asked: Future[float] | None = None
         self._seen = 0
         self._troubles: list[str] = []
@@ -30,7 +31,7 @@ class Improvement:
         answer = self._answer() if idle else None
         if idle and done >= MIN_TRIALS and done > self._seen:
             self._seen = done
-            self._asked = self._thread.submit(room, list(trials), study.direction)
+            self._asked = aside.begin("improvement", room, list(trials), study.direction)
         return answer
 
     def troubles(self) -> list[str]:

@@ -7,10 +7,11 @@ leaves at most one unfinished line, which is cut off when the sweep is resumed; 
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +20,13 @@ from typing import Any
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator import auto, distributions, importance, ranking
+from orchestrator.costs import EPOCH_S
 from orchestrator.errors import StorageError
-from orchestrator.folder import SweepFolder
+from orchestrator.folder import SweepFolder, patiently, refusal
 from orchestrator.improvement import Improvement
 from orchestrator.known import from_text
 from orchestrator.messages import Change, Ended, Landed, Outcome, Report, Started, Step
@@ -142,7 +144,9 @@ class Ledger:
         if not read_only:
             settled, _ = auto.settle(spec, at_once=1)  # a sweep settles it itself, and knows how many run at once
             known = from_text(folder.read_text(folder.known)) if folder.has(folder.known) else []
-            self._proposer = Proposer(settled.search, self._space, points=spec.warm_start.points, known=known)
+            self._proposer = Proposer(
+                settled.search, self._space, points=spec.warm_start.points, known=known, trials=spec.trials
+            )
             self._study.sampler = self._proposer
             self._improvement = Improvement()
             self._complete()
@@ -172,16 +176,30 @@ class Ledger:
                 self._proposer.saw(distributions.params_of(self._space, trial.params))
         for trial in trials:
             if "seed" not in trial.user_attrs:
+                if "repeat_of" not in trial.user_attrs:
+                    self._prepare(trial.number)
                 self._propose(self._trial(trial.number))
                 self._refresh(trial.number)
             elif trial.state is TrialState.RUNNING and "ending" in trial.user_attrs:
                 self._end(trial.number, trial.user_attrs["ending"])
-        self._proposer.prepare(self._study, len(trials))
+        if self.proposed < self._spec.trials:
+            self._prepare(len(trials))
+
+    def _prepare(self, number: int) -> None:
+        """Begin to make a trial's proposal, from the record as it was when the trial before had begun."""
+        if self._proposer.learns:
+            past = JournalStorage(_Past(self._journal, number - 1)) if number else None
+            self._proposer.prepare(self._study, number, past.get_all_trials(self._study_id) if past else [])
 
     @property
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         return list(self._records.values())
+
+    @property
+    def proposed(self) -> int:
+        """How many trials were proposed; those that repeat another one were not."""
+        return sum(record.repeat_of is None for record in self._records.values())
 
     @property
     def exhausted(self) -> bool:
@@ -190,14 +208,14 @@ class Ledger:
 
     @property
     def ready(self) -> bool:
-        """Whether `ask` answers at once; the proposals of slow samplers are made ahead, in a thread."""
+        """Whether `ask` answers at once; the proposals of samplers that learn are made ahead, in a thread."""
         return self._proposer.is_ready(len(self._records))
 
     def ask(self) -> TrialRecord:
         """Begin a new trial."""
         record = self._begin()
-        if record.number + 1 < self._spec.trials:
-            self._proposer.prepare(self._study, record.number + 1)
+        if self.proposed < self._spec.trials:
+            self._proposer.prepare(self._study, record.number + 1, self._study.get_trials(deepcopy=False))
         return record
 
     def _begin(self) -> TrialRecord:
@@ -240,7 +258,8 @@ class Ledger:
             return self._records[started.number]
         trial = self._trial(started.number)
         attempts = trial.user_attrs.get("attempts", [])
-        attempt = {"slot": started.slot, "started": _now().isoformat(), "workers": started.workers}
+        began = _now() if started.at is None else datetime.fromtimestamp(started.at).astimezone()
+        attempt = {"slot": started.slot, "started": began.isoformat(), "workers": started.workers}
         trial.set_user_attr("attempts", [*attempts, attempt])
         if started.wandb_run:
             trial.set_user_attr("wandb_run", started.wandb_run)
@@ -278,6 +297,8 @@ class Ledger:
     def _noted(self, report: Report) -> dict[str, Any]:
         """What is kept of an epoch."""
         noted: dict[str, Any] = {"epoch": report.epoch, "value": report.value, "checkpoint": report.best_checkpoint}
+        if report.epoch_s is not None:
+            noted[EPOCH_S] = report.epoch_s
         if report.epoch == report.best_epoch and (names := self._spec.measured):
             noted["measured"] = {name: report.metrics[name] for name in names}
         return noted
@@ -290,6 +311,7 @@ class Ledger:
         value: float,
         checkpoint: str | None,
         measured: Mapping[str, float] | None = None,
+        epoch_s: float | None = None,
     ) -> None:
         trial = self._trial(number)
         if epoch in self._storage.get_trial(self._id(number)).intermediate_values:
@@ -298,6 +320,9 @@ class Ledger:
             trial.set_user_attr("checkpoint", checkpoint)
         if measured:
             trial.set_user_attr("measured", measured)
+        # The least of its epochs: what made one longer, such as a start or other programs, is not the trial's own cost.
+        if epoch_s is not None and epoch_s < trial.user_attrs.get(EPOCH_S, math.inf):
+            trial.set_user_attr(EPOCH_S, epoch_s)
         # As `Trial.report` does it, which refuses where there are several objectives.
         self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
@@ -439,11 +464,15 @@ class _Journal(JournalFileBackend):
         self._path, self._waits = Path(path), False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines, which a killed process leaves behind; synced, so does a machine that loses power."""
-        with self._path.open("ab") as file:
-            file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
+        """Write lines, which a killed process leaves behind; synced, so does a machine that loses power.
+
+        Raises:
+            StorageError: the disk does not take them.
+        """
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        patiently(lambda: self._append(data))
         if not self._waits:
-            self._sync()
+            patiently(self._sync)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -456,11 +485,43 @@ class _Journal(JournalFileBackend):
             yield
         finally:
             self._waits = False
-            self._sync()
+            patiently(self._sync)
+
+    def _append(self, data: bytes) -> None:
+        """Write lines, or nothing: half of one would spoil what follows it."""
+        whole = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("ab") as file:
+                file.write(data)
+        except OSError as exc:
+            with suppress(OSError):
+                os.truncate(self._path, whole)
+            raise refusal(str(self._path), exc) from exc
 
     def _sync(self) -> None:
-        with self._path.open("ab") as file:
-            os.fsync(file.fileno())
+        try:
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+        except OSError as exc:
+            raise refusal(str(self._path), exc) from exc
+
+
+class _Past(BaseJournalBackend):
+    """A journal as it was when a trial's proposal was whole."""
+
+    def __init__(self, journal: JournalFileBackend, number: int) -> None:
+        self._logs = []
+        for log in journal.read_logs(0):
+            self._logs.append(log)
+            if log.get("trial_id") == number and "seed" in log.get("user_attr", ()):
+                break
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """The lines from a number on."""
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Nothing: the past stays what it was."""
 
 
 class _OneWriter(JournalFileOpenLock):

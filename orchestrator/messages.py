@@ -105,6 +105,8 @@ class Started:
     wandb_run: str | None
     """The run's URL where it is online, else its folder, relative to the sweep's; None where there is no run."""
     workers: int = 1
+    at: float | None = field(default=None, compare=False)
+    """When the switchboard heard of it, in seconds since 1970: the sweep may be busy, and a trial over by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,9 @@ class Report:
     """This epoch's checkpoint, relative to the sweep's folder."""
     best_checkpoint: str | None
     """The best epoch's checkpoint, relative to the sweep's folder."""
+    epoch_s: float | None = None
+    """Seconds that the epoch took, its validation included, of all workers together; None where it was not trained
+    in one piece."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +155,16 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the system of a node did at one time."""
+
+    taken_at_s: float
+    """Since 1970."""
+    values: Mapping[str, float]
+    """By W&B's names of system metrics, with the node as their label."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lost:
     """A slot's worker group is gone, with the trial it held, if it held one."""
 
@@ -163,6 +178,8 @@ class Lost:
     """Whose doing it was; None where nobody knows."""
     collateral: bool = False
     """Whether it only shows that a rank cannot be reached: perhaps its node is gone, and Ray has yet to find out."""
+    died: bool = False
+    """Whether a process died, as one that is killed does, rather than raise something."""
     nodes: Sequence[Node] = ()
     """Where the group's ranks lived."""
 

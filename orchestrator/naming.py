@@ -42,12 +42,18 @@ def trial_seed(sweep_seed: int, number: int) -> int:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` was probably meant to be, if need be in another case; None where nothing is close."""
+    """The known name that `word` was probably meant to be: like it, in another case, without its group, or cut short.
+
+    None where nothing is close.
+    """
     as_written = {name: name for name in known}
+    if (alone := word.rpartition(".")[2]) in as_written:
+        return alone
     for spelt, sought in ((as_written, word), ({name.lower(): name for name in as_written}, word.lower())):
         if close := difflib.get_close_matches(sought, spelt, n=1):
             return spelt[close[0]]
-    return None
+    longer = [name for name in as_written if len(word) >= 3 and name.startswith(word)]
+    return longer[0] if len(longer) == 1 else None
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:

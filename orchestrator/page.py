@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from orchestrator.credentials import base_url
+from orchestrator import wandb_yaml
+from orchestrator.credentials import base_url, wrong_variables
 from orchestrator.errors import InputError, TrackingError, UndeliverableError
 from orchestrator.messages import first_line
 from orchestrator.naming import near_miss
@@ -33,8 +33,13 @@ RUNS_AT_ONCE = 50
 REMADE = "the sweep's page is not in W&B any more: another one is made"
 # The alias of the sweep's best checkpoint.
 BEST = "sweep-best"
+# What W&B calls the project of a registry, before the registry's name.
+REGISTRY = "wandb-registry-"
 # The aliases that its trials' checkpoints have.
 OWN = {"best", "latest"}
+
+# What is asked of a run beside its lists.
+ASKED = "sweepName state historyLineCount historyKeys"
 
 # What an UpsertBucket of wandb-core says, too; here only that a run is a member of a sweep.
 JOIN = """
@@ -57,6 +62,8 @@ LISTS = {"outputArtifacts": "digest", "files": "name md5"}
 class Facts:
     """What the server holds of a run."""
 
+    sweep: str | None
+    """That it is a member of, by id."""
     state: str
     """running, finished, failed, crashed or preempted."""
     rows: int
@@ -104,8 +111,12 @@ class Page:
             if project["sweep"] is None:
                 self.deleted, self.sweep_id = self.sweep_id, None
 
-    def make_sweep(self, parameters: Mapping[str, Any], command: str | None) -> str:
-        """Make the W&B sweep that every run joins, its space given as W&B `parameters`; its id."""
+    def make_sweep(self, command: str | None) -> str:
+        """Make the W&B sweep that every run joins; its id.
+
+        Args:
+            command: the one that made the sweep, where that is known.
+        """
         import wandb
 
         spec = self._spec
@@ -114,7 +125,7 @@ class Page:
             "name": spec.name,
             "description": f"Started by: {command}" if command else f"The sweep {spec.name}",
             "metric": {"name": spec.metric, "goal": spec.goal},
-            "parameters": {**parameters, **{name: {"value": value} for name, value in spec.params.items()}},
+            "parameters": wandb_yaml.to_wandb(spec.load_space(), spec.params),
         }
         with translated(), contextlib.redirect_stdout(io.StringIO()):  # it prints
             self.sweep_id = str(wandb.sweep(config, project=self.project, entity=self.entity))
@@ -140,8 +151,16 @@ class Page:
         Raises:
             UndeliverableError: it is another sweep's.
         """
-        found = self._ask_project(f'run(name: "{run_id}") {{ sweepName }}').get("run") or {}
-        return self._see_that_ours(found.get("sweepName"))
+        found = self._ask_project(f'run(name: "{run_id}") {{ sweepName config }}').get("run")
+        if found is None:
+            return None
+        told = json.loads(found["config"] or "{}").get("sweep", {}).get("value")
+        if not found["sweepName"] and (not isinstance(told, dict) or told.get("name") != self._spec.name):
+            raise UndeliverableError(
+                f"W&B's project {self.entity}/{self.project} has a run {run_id} which is of no sweep: it is left alone,"
+                " and this sweep's stays on disk; delete or move that one, and `sync`"
+            )
+        return self._see_that_ours(found["sweepName"])
 
     def _see_that_ours(self, sweep_id: str | None) -> str | None:
         if sweep_id and self.sweep_id and sweep_id != self.sweep_id:
@@ -183,7 +202,7 @@ class Page:
             asked, wanted = wanted[:RUNS_AT_ONCE], wanted[RUNS_AT_ONCE:]
             found = self._ask_project(
                 " ".join(
-                    f'r{index}: run(name: "{run_id}") {{ state historyLineCount historyKeys {_listing(after)} }}'
+                    f'r{index}: run(name: "{run_id}") {{ {ASKED} {_listing(after)} }}'
                     for index, (run_id, after) in enumerate(asked)
                 )
             )
@@ -201,10 +220,19 @@ class Page:
         with translated():
             self._run(run_id).summary.update(dict(values))
 
-    def use(self, run_id: str, reference: str) -> None:
-        """Say that a run started from an artifact."""
+    def use(self, run_id: str, reference: str) -> bool:
+        """Say that a run started from an artifact; whether W&B has that still."""
+        from wandb.errors import CommError
+
         with translated():
-            self._run(run_id).use_artifact(self._api.artifact(reference))
+            try:
+                artifact = self._api.artifact(reference)
+            except CommError as exc:
+                if "not found" in str(exc):
+                    return False
+                raise
+            self._run(run_id).use_artifact(artifact)
+        return True
 
     def drop_checkpoints(self, run_id: str, digests: Collection[str]) -> None:
         """Delete those versions of a run's checkpoints that have some digests.
@@ -242,12 +270,13 @@ class Page:
                 version.save()
 
     def link(self, run_id: str, collection: str, aliases: Sequence[str]) -> None:
-        """Link a run's best checkpoint to a collection of the registry, with aliases there.
+        """Link a run's best checkpoint to `COLLECTION` or `REGISTRY/COLLECTION` of W&B's registry, with aliases there.
 
         Raises:
             TrackingError: W&B has no such checkpoint, cannot be reached, or refuses.
         """
-        target = collection if collection.count("/") else f"wandb-registry-{MODEL}/{collection}"
+        registry, _, name = collection.rpartition("/")
+        target = f"{REGISTRY}{registry.removeprefix(REGISTRY) or MODEL}/{name}"
         with translated():
             self._best(run_id).link(target, aliases=list(aliases) or None)
 
@@ -306,6 +335,7 @@ def _facts(run: Mapping[str, Any], before: Facts | None) -> Facts:
     listed = {name: [edge["node"] for edge in run[name]["edges"]] for name in LISTS if name in run}
     files = {node["name"]: node["md5"] for node in listed.get("files", []) if node["md5"] != NOT_UPLOADED}
     return Facts(
+        sweep=run["sweepName"],
         state=run["state"],
         rows=run["historyLineCount"] or 0,
         steps=(run["historyKeys"] or {}).get("lastStep", -1) + 1,  # as `Run.lastHistoryStep` of the SDK
@@ -316,8 +346,15 @@ def _facts(run: Mapping[str, Any], before: Facts | None) -> Facts:
 
 
 def public_api() -> Any:
-    """The SDK's own way to ask the server, with a patience that suits somebody who waits for the answer."""
+    """The SDK's own way to ask the server, with a patience that suits somebody who waits for the answer.
+
+    Raises:
+        InputError: W&B's variables cannot be meant.
+    """
     import wandb
+
+    if problems := list(wrong_variables("online", os.environ)):
+        raise InputError(problems)
 
     wandb.setup(
         settings=wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_TIMEOUT_S, silent=True)
@@ -325,8 +362,8 @@ def public_api() -> Any:
     return wandb.Api()
 
 
-def fetch(reference: str, into: Path) -> Path:
-    """Download the checkpoint that `ENTITY/PROJECT/NAME:ALIAS` names; its local path.
+def fetch(reference: str, into: Path) -> tuple[str, Path]:
+    """Download the checkpoint that `ENTITY/PROJECT/NAME:ALIAS` names; its `ENTITY/PROJECT/NAME:vN`, and local path.
 
     Raises:
         InputError: the server has no such artifact.
@@ -347,7 +384,9 @@ def fetch(reference: str, into: Path) -> Path:
         files = [str(name) for name in artifact.manifest.entries if name.endswith(".ckpt")]
         if len(files) != 1:
             raise TrackingError(f"artifact {reference} holds {len(files)} checkpoints (*.ckpt); it should hold one")
-        return Path(str(artifact.download(root=str(into)))) / files[0]
+        version = f"{reference.rpartition(':')[0]}:{artifact.version}"
+        own = into / artifact.collection.name.removeprefix("model-")  # another trial's may be of the same epoch
+        return version, Path(str(artifact.download(root=str(own)))) / files[0]
 
 
 def _unknown(api: Any, reference: str) -> str:
@@ -410,8 +449,9 @@ def translated(*, key: bool = False) -> Iterator[None]:
 def _in_words(exc: BaseException, *, key: bool) -> str:
     """What the server's trouble is, and what a user does about it; `key` as in `translated`."""
     said = " ".join(str(exc).split())
-    host = urlsplit(base_url()).netloc
-    match re.search(r"\b(401|403|404|429|5\d\d)\b", said):
+    host = base_url().partition("://")[2].partition("/")[0]  # which may be wrong, and is shown then
+    # Not what is in a name, such as the run digits-401.
+    match re.search(r"(?<![\w/:.-])(401|403|404|429|5\d\d)\b(?!-)", said):
         case None if "No API key" in said or "api_key not configured" in said:
             return f"W&B at {host} wants a key: `wandb login`, or WANDB_API_KEY in the environment of this command"
         case found if found and (found[1] == "401" or (found[1] == "403" and key)):

@@ -12,7 +12,7 @@ from enum import Enum
 from fractions import Fraction
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 
-from orchestrator.naming import hint
+from orchestrator.naming import hint, near_miss
 from orchestrator.plain import Frozen, FrozenMapping, Value, encoded, freeze, is_plain, same, settle, text, thaw
 from orchestrator.prior import RangePrior, draw_log, read_prior
 
@@ -581,7 +581,8 @@ def read_parameter(entry: object) -> tuple[Parameter | None, list[str]]:
         return None, [f"is {entry!r}, which is not a mapping; {example}"]
     kind = entry.get("type", next((kind for key, kind in _TELLING.items() if key in entry), None))
     if kind is None:
-        return None, [f"has no type; add one of {', '.join(_KINDS)}"]
+        misspelt = [f"has a key {key!r}; did you mean 'type'?" for key in entry if near_miss(str(key), ["type"])]
+        return None, misspelt or [f"has no type; add one of {', '.join(_KINDS)}"]
     if not isinstance(kind, str) or kind not in _KINDS:
         return None, [f"has type {kind!r}, which there is none of; {hint(kind, _KINDS)}"]
     required = {field.name: field.default is MISSING for field in fields(_KINDS[kind])}

@@ -20,6 +20,7 @@ from orchestrator import advice, ranking
 from orchestrator.capacity import Concurrency
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.results import Status
 from orchestrator.spec import Spec
 
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan"}
@@ -106,10 +107,12 @@ class Lines(Progress):
         self._print(f"{what}{error}  |  {self.line()}")
 
     def tick(self) -> None:
-        """Say from time to time that trials run."""
-        running = sum(record.state == "RUNNING" for record in self.ledger.records)
+        """Say from time to time that trials run, or only wait."""
         if time.monotonic() - self._printed_at > SILENCE_S and any(record.curve for record in self.ledger.records):
-            self._print(f"{many(running, 'trial')} running  |  {self.line()}")
+            left = [record for record in self.ledger.records if record.state == "RUNNING"]
+            training = sum(bool(record.attempts) and record.attempts[-1].ended is None for record in left)
+            waiting = f", {len(left) - training} waiting" if training < len(left) else ""
+            self._print(f"{many(training, 'trial')} running{waiting}  |  {self.line()}")
 
     def _print(self, text: str) -> None:
         self._printed_at = time.monotonic()
@@ -191,13 +194,33 @@ def _width(column: tuple[str, list[str]]) -> int:
     return max(map(len, (title, *cells))) + 2
 
 
-def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[TrialRecord], elapsed_s: float) -> None:
-    """The end of a sweep: the best trials, or the Pareto front, the winner, and where everything is."""
+def summary(
+    console: Console,
+    spec: Spec,
+    folder: SweepFolder,
+    records: list[TrialRecord],
+    elapsed_s: float,
+    *,
+    status: Status,
+    missing: bool,
+) -> None:
+    """The end of a sweep: the best trials, or the Pareto front, the winner, and where everything is.
+
+    Args:
+        console: where it is printed.
+        spec: the sweep's.
+        folder: its folder.
+        records: its trials.
+        elapsed_s: how long it took.
+        status: how it ended.
+        missing: whether something did not arrive in W&B.
+    """
     best, front = ranking.ranked(spec.goal, records), ranking.front(spec.goals, records)
     states = {state: sum(record.state == state for record in records) for state in STYLES}
     states["to be resumed"] = states.pop("RUNNING")
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    console.print(f"\n{spec.name}: {counts}; it took {duration(elapsed_s)}\n", soft_wrap=True)
+    ended = "" if status is Status.FINISHED else f"{status}; "
+    console.print(f"\n{spec.name}: {ended}{counts}; it took {duration(elapsed_s)}\n", soft_wrap=True)
     if not best:
         console.print("no trial reached the end of an epoch")
         return
@@ -215,7 +238,8 @@ def summary(console: Console, spec: Spec, folder: SweepFolder, records: list[Tri
         rows["W&B run"] = winner.wandb_run if "://" in winner.wandb_run else here(folder.show(winner.wandb_run))
     elif spec.tracking.mode != "disabled":
         rows["W&B runs"] = here(folder.show("wandb"))
-        rows["upload them"] = f"python -m orchestrator sync {place}"
+    if spec.tracking.mode == "offline" or missing:
+        rows["upload the rest" if missing else "upload them"] = f"python -m orchestrator sync {place}"
     rows["fetch the best"] = f"python -m orchestrator best {place} --download DIR"
     width = max(map(len, rows))
     for name, value in rows.items():

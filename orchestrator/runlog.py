@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.folder import sent_marker
-from orchestrator.messages import GOES_ON, GOOD, Outcome
+from orchestrator.messages import GOES_ON, GOOD, Outcome, Sample
 
 BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
 # The type of artifact that a checkpoint is, in W&B's own words.
@@ -31,10 +31,18 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 TAIL = 10
 
 
-def records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every whole record of a run's file, each with the position at which it ends; what follows is unfinished."""
-    data = path.read_bytes()
-    at, parts = IDENTITY, b""
+def records(path: Path, *, after: int = IDENTITY) -> Iterator[tuple[int, bytes]]:
+    """Every whole record of a run's file, each with the position at which it ends; what follows is unfinished.
+
+    Args:
+        path: the file.
+        after: the position at which a record ends, from which on they are read.
+    """
+    base = after - after % BLOCK
+    with path.open("rb") as file:
+        file.seek(base)
+        data = file.read()
+    at, parts = after - base, b""
     while at + HEADER.size <= len(data):
         left = BLOCK - at % BLOCK
         if left < HEADER.size:  # too little for a header: padding
@@ -47,7 +55,7 @@ def records(path: Path) -> Iterator[tuple[int, bytes]]:
         at += HEADER.size + length
         parts = part if kind in (FULL, FIRST) else parts + part
         if kind in (FULL, LAST):
-            yield at, parts
+            yield base + at, parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +161,17 @@ def values(path: Path, key: str) -> Counter[float]:
     return found
 
 
+def samples(path: Path, *, after: int) -> tuple[list[Sample], int]:
+    """What a run's file has of system metrics from a position on, and the position to go on from."""
+    found = []
+    for end, record in _parsed(path, after=after):
+        after = end
+        if record.WhichOneof("record_type") == "stats":
+            values = {item.key: json.loads(item.value_json) for item in record.stats.item}
+            found.append(Sample(taken_at_s=record.stats.timestamp.ToNanoseconds() / 1e9, values=values))
+    return found, after
+
+
 def say_last_words(path: Path, *, outcome: Outcome, error: str | None) -> None:
     """Write for a run whose process is gone how its trial ended; does nothing to one that said so itself.
 
@@ -242,14 +261,16 @@ def _insert(path: Path, new: Sequence[Any]) -> None:
         else:
             end, number = at, record.num
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(path.read_bytes()[:end])
-    with beside.open("r+b") as file:
-        file.seek(end)
-        for index, record in enumerate((*new, *after), start=1):
-            record.num = number + index
-            _append(file, record.SerializeToString())
-    sent_marker(path).unlink(missing_ok=True)
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(path.read_bytes()[:end])
+            for index, record in enumerate((*new, *after), start=1):
+                record.num = number + index
+                _append(file, record.SerializeToString())
+        sent_marker(path).unlink(missing_ok=True)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # where the disk is full
 
 
 def _row(record: Any) -> dict[str, str]:
@@ -257,10 +278,10 @@ def _row(record: Any) -> dict[str, str]:
     return {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
 
 
-def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
+def _parsed(path: Path, *, after: int = IDENTITY) -> Iterator[tuple[int, Any]]:
     from wandb.proto import wandb_internal_pb2 as messages
 
-    for end, data in records(path):
+    for end, data in records(path, after=after):
         yield end, messages.Record.FromString(data)
 
 

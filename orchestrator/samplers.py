@@ -9,10 +9,8 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from orchestrator import aside
 from orchestrator.curves import CurveSampler
 from orchestrator.distributions import chosen_for, distribution, params_of, value
 from orchestrator.errors import SpaceError
@@ -36,6 +35,8 @@ ATTEMPTS = 16
 STARTUP = 10
 # Points drawn at random before what is left of a finite space is looked through.
 RANDOM_ATTEMPTS = 256
+# What a proposal in the making is waited for at a time; whoever asks in vain asks again in 0.1 s (Tune).
+MOMENT_S = 0.05
 # Trials that were run elsewhere come after all of a sweep's own: Optuna's samplers tell trials apart by number.
 ELSEWHERE = 10**9
 
@@ -44,15 +45,32 @@ ELSEWHERE = 10**9
 class Sampler:
     """How a sampler is made, and what it is asked for."""
 
-    build: Callable[[int, int, Space], BaseSampler]
-    """Makes it from the proposal's own seed, the sweep's, and the space."""
+    build: Callable[[int, int, Space, float], BaseSampler]
+    """Makes it from the proposal's own seed, the sweep's, the space, and how much the cost of an epoch counts."""
     joint: Callable[[Space], Iterable[str]] | None = None
     """The parameters it samples together; None where Optuna works them out. It samples the others one by one."""
-    slow: bool = False
-    """Whether a proposal can take seconds, so that the next one is made while trials run."""
+    learns: bool = True
+    """Whether it works out what to propose from results, which takes time: then it does so ahead, while trials run."""
 
 
 UNIT = FloatDistribution(0.0, 1.0)
+
+
+class _GaussianProcess(GPSampler):
+    """Optuna's, computed by one thread: several wait for each other on a busy machine, and round in another order."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As Optuna's."""
+        import torch  # takes seconds, and nobody else here needs it
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super().sample_relative(study, trial, search_space)
+        finally:
+            torch.set_num_threads(before)
 
 
 def _tpe(seed: int, *_: object) -> TPESampler:
@@ -69,14 +87,15 @@ def _numeric(space: Space) -> list[str]:
 
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "curves": Sampler(build=lambda seed, _, space: CurveSampler(space, seed), joint=list),
+    "curves": Sampler(
+        build=lambda seed, _, space, exponent: CurveSampler(space, seed, cost_exponent=exponent), joint=list
+    ),
     "tpe": Sampler(build=_tpe),
     "gp": Sampler(
-        build=lambda seed, *_: GPSampler(
+        build=lambda seed, *_: _GaussianProcess(
             seed=seed, independent_sampler=_tpe(seed), warn_independent_sampling=False, deterministic_objective=False
         ),
         joint=_always_active,
-        slow=True,
     ),
     "cmaes": Sampler(
         build=lambda seed, *_: CmaEsSampler(seed=seed, independent_sampler=_tpe(seed), warn_independent_sampling=False),
@@ -84,21 +103,24 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
     # A sequence is one: every proposal has the sweep's seed. Parameters that are not active leave their column unused.
     "qmc": Sampler(
-        build=lambda seed, sweep_seed, _: QMCSampler(
+        build=lambda seed, sweep_seed, *_: QMCSampler(
             scramble=True, seed=sweep_seed, independent_sampler=RandomSampler(seed), warn_independent_sampling=False
         ),
         joint=list,
+        learns=False,
     ),
-    "random": Sampler(build=lambda seed, *_: RandomSampler(seed=seed)),
-    "grid": Sampler(build=lambda seed, *_: RandomSampler(seed=seed)),  # the proposer walks the grid itself
+    "random": Sampler(build=lambda seed, *_: RandomSampler(seed=seed), learns=False),
+    # The proposer walks the grid itself.
+    "grid": Sampler(build=lambda seed, *_: RandomSampler(seed=seed), learns=False),
 }
 
 
 class Proposer(BaseSampler):
     """The sampler of a sweep's study: whole configurations, valid, in the space, and none twice.
 
-    A proposal depends on the seed, its trial's number, and the results so far, and on nothing else: every one is made
-    by a sampler of its own. So a sweep that was killed proposes what it would have proposed.
+    A proposal depends on the seed, its trial's number, how many there will be, and what was on record when the trial
+    before it had begun, and on nothing else: every one is made by a sampler of its own. So a sweep that was killed
+    proposes what it would have proposed, and there is time to make one before a slot is free for it.
     """
 
     def __init__(
@@ -108,6 +130,7 @@ class Proposer(BaseSampler):
         *,
         points: Sequence[Mapping[str, Any]] = (),
         known: Sequence[Known] = (),
+        trials: int,
     ) -> None:
         """Make the proposer of a sweep.
 
@@ -117,8 +140,11 @@ class Proposer(BaseSampler):
             points: configurations, or parts of them, to begin with, after the space's own default; what they leave
                 out is sampled.
             known: trials that were run elsewhere.
+            trials: how many the sweep proposes: the cost of an epoch counts less and less, and the last one is chosen
+                for its improvement alone. The idea is that of cost cooling (Lee et al., 2020, arXiv:2003.10870), which
+                goes by the cost that is spent.
         """
-        self._search, self._space = search, space
+        self._search, self._space, self._trials = search, space, trials
         self._known = [known_trial(space, index, each) for index, each in enumerate(known)]
         self._sampler = SAMPLERS[search.sampler]
         self._distributions = {name: distribution(parameter) for name, parameter in space.items()}
@@ -129,8 +155,7 @@ class Proposer(BaseSampler):
         self._points = [point for point in (default, *points) if point and _key(point) not in self._seen]
         self._looked, self._nothing_left = -1, False
         self._troubles: list[str] = []
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proposal")
-        self._ahead: dict[int, Future[dict[str, Any]]] = {}
+        self._ahead: dict[int, Future[tuple[dict[str, Any], _Notes]]] = {}
 
     def saw(self, params: Mapping[str, Any]) -> None:
         """A configuration is in the record: it is not proposed again, unless `search.duplicates` asks for it."""
@@ -144,15 +169,28 @@ class Proposer(BaseSampler):
             self._looked, self._nothing_left = len(self._seen), next(self._left(), None) is None
         return self._nothing_left
 
-    def prepare(self, study: optuna.Study, number: int) -> None:
-        """Begin to make the proposal of the trial to come, in a thread, where that may take long."""
-        if self._sampler.slow and number >= len(self._points) and number not in self._ahead:
-            then = self._copy(study, number)
-            blank = then.get_trials(deepcopy=False)[-1]
-            self._ahead = {number: self._thread.submit(self._draw, then, blank, self._build(number, 0), {})}
+    @property
+    def learns(self) -> bool:
+        """Whether its proposals are made ahead: `prepare` does nothing where not."""
+        return self._sampler.learns
+
+    def prepare(self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial]) -> None:
+        """Begin to make the proposal of the trial to come, in a thread, where the sampler learns from results.
+
+        Args:
+            study: whose directions count.
+            number: the trial's.
+            trials: those before it, as they were when the last of them had begun. Not as they are when a slot is free
+                for this one: then there would be none to give it.
+        """
+        if self.learns and number not in self._ahead:
+            sampler = self._build(number)  # not in the thread: it keeps warnings quiet, those of the whole process
+            self._ahead = {number: aside.begin("proposal", self._made, study, number, trials, sampler)}
 
     def is_ready(self, number: int) -> bool:
-        """Whether a trial's proposal would keep nobody waiting."""
+        """Whether a trial's proposal would keep nobody waiting; one in the making is given a moment."""
+        if number in self._ahead:
+            wait([self._ahead[number]], MOMENT_S)
         return number not in self._ahead or self._ahead[number].done()
 
     # Optuna's side.
@@ -169,11 +207,12 @@ class Proposer(BaseSampler):
         if fixed and not self._space.problems_with(fixed):  # another trial's, to be run again
             return chosen_for(fixed)
         try:
-            if self._sampler.slow and not fixed and trial.number >= len(self._points):
-                self.prepare(study, trial.number)
-                if self._is_new(params := self._ahead.pop(trial.number).result()):
+            if trial.number in self._ahead:
+                params, notes = self._ahead.pop(trial.number).result()
+                if fixed.items() <= params.items():
+                    notes.write(study, trial)
                     return chosen_for(params)
-            return chosen_for(self._propose(self.view(study), trial, fixed))
+            return chosen_for(self._propose(self.view(study), trial, self._build(trial.number), fixed))
         except SpaceError:
             raise
         except Exception as exc:  # noqa: BLE001 - the numerics of a model, whatever they raise, are no reason to end
@@ -190,24 +229,29 @@ class Proposer(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter that is not in the space."""
-        return self._build(trial.number, 0).sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """What the sampler wants to note of a trial that has ended."""
-        self._build(trial.number, 0).after_trial(study, trial, state, values)
+        return self._build(trial.number).sample_independent(study, trial, param_name, param_distribution)
 
     # The proposal.
 
-    def _propose(self, study: optuna.Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    def _made(
+        self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial], sampler: BaseSampler
+    ) -> tuple[dict[str, Any], _Notes]:
+        """A proposal from trials as they were, and what the sampler noted of it."""
+        blank = create_trial(state=TrialState.RUNNING)
+        blank.number = number
+        notes = _Notes()
+        return self._propose(_View(study, [*self._known, *trials], notes), blank, sampler, {}), notes
+
+    def _propose(
+        self, study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, fixed: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The configuration for a trial, given a study as the sampler is to see it, and what is on record of it."""
         point = self._points[trial.number] if trial.number < len(self._points) else {}
         if self._search.sampler == "grid":
             return next(self._left({**point, **fixed}), None) or next(self._left(fixed), dict(fixed))
         params: dict[str, Any] = {}
-        for attempt in range(ATTEMPTS):
-            params = self._draw(study, trial, self._build(trial.number, attempt), point)
+        for _ in range(ATTEMPTS):
+            params = self._draw(study, trial, sampler, point)
             if self._is_new(params):
                 return params
         return self._at_random(trial, fixed, params)
@@ -246,18 +290,6 @@ class Proposer(BaseSampler):
                 params[name] = value(self._space[name], chosen)
         return params
 
-    def _copy(self, study: optuna.Study, number: int) -> optuna.Study:
-        """The study as it was when the trial before was proposed.
-
-        That moment, not the present, so that the proposal made ahead is the one that a resumed sweep makes.
-        """
-        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number < number]
-        moment = trials[-1].datetime_start if trials else None
-        then = optuna.create_study(directions=study.directions, sampler=RandomSampler(seed=0))
-        then.add_trials([*self._known, *(_as_of(trial, moment) for trial in trials)])
-        then.ask()
-        return then
-
     def _follows_priors(self, study: optuna.Study) -> bool:
         """Whether there is too little to learn from, so that what is believed decides."""
         if not self._space.has_priors or self._search.sampler == "qmc":
@@ -265,13 +297,21 @@ class Proposer(BaseSampler):
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         return self._search.sampler == "random" or len(study.get_trials(deepcopy=False, states=done)) < STARTUP
 
-    def _build(self, number: int, attempt: int) -> BaseSampler:
+    def _build(self, number: int) -> BaseSampler:
         """A fresh sampler for one proposal: what it draws depends on the trial's number, not on those before."""
         with warnings.catch_warnings():
             # What is marked experimental here has been in Optuna since 3.x; each is covered by a test.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            seed = trial_seed(self._search.seed or 0, -1 - number) + attempt
-            return self._sampler.build(seed % 2**31, (self._search.seed or 0) % 2**31, self._space)
+            seed = trial_seed(self._search.seed or 0, -1 - number)
+            return self._sampler.build(
+                seed % 2**31, (self._search.seed or 0) % 2**31, self._space, self._cost_exponent(number)
+            )
+
+    def _cost_exponent(self, number: int) -> float:
+        """How much the cost of an epoch counts for a trial, from 0 to 1."""
+        if not self._search.cost_aware:
+            return 0.0
+        return max(0.0, 1 - (number + 1) / self._trials)
 
     def _is_new(self, params: Mapping[str, Any]) -> bool:
         """Whether a configuration is one of the space, and not run yet."""
@@ -287,28 +327,42 @@ class Proposer(BaseSampler):
 
     def view(self, study: optuna.Study) -> optuna.Study:
         """A study as the sampler sees it: with what is known from elsewhere."""
-        return _View(study, self._known) if self._known else study
+        return _View(study, [*self._known, *study.get_trials(deepcopy=False)]) if self._known else study
 
 
 class _View(optuna.Study):
-    """A study with the trials of others before its own; the samplers of Optuna read `_get_trials` alone."""
+    """A study of other trials than its own; the samplers of Optuna read `_get_trials` alone."""
 
-    def __init__(self, study: optuna.Study, known: Sequence[FrozenTrial]) -> None:
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial], notes: _Notes | None = None) -> None:
         vars(self).update(vars(study))
-        self._others = known
+        self._trials = trials
+        if notes is not None:
+            vars(self)["_storage"] = notes
 
     def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
-        others = [trial for trial in self._others if states is None or trial.state in states]
-        return [*others, *super()._get_trials(deepcopy, states, use_cache)]
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-def _as_of(trial: FrozenTrial, moment: datetime | None) -> FrozenTrial:
-    """A trial, running if it ended after a moment."""
-    if moment is None or trial.datetime_complete is None or trial.datetime_complete <= moment:
-        return trial
-    before = copy(trial)
-    before.state, before.values, before.datetime_complete = TrialState.RUNNING, None, None
-    return before
+class _Notes:
+    """In place of the storage where a thread samples, since one alone may write: what the sampler notes of a trial."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a sampler that learns samples in a thread, and of the storage it has set_trial_system_attr alone: {name}"
+            " is for one with learns=False"
+        )
+
+    def set_trial_system_attr(self, _trial_id: int, key: str, value: Any) -> None:
+        """As a storage."""
+        self._noted[key] = value
+
+    def write(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Put it where the sampler meant it to be."""
+        for key, noted in self._noted.items():
+            study._storage.set_trial_system_attr(trial._trial_id, key, noted)
 
 
 def known_trial(space: Space, index: int, known: Known) -> FrozenTrial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def foresee(path: Path, name: str) -> Foreseen:
 
 def defined(path: Path, name: str) -> ast.AST | None:
     """The statement at the top level of a file that defines `name`, or the value that it is assigned."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in parsed(path).body:
         match node:
             case ast.ClassDef() | ast.FunctionDef() if node.name == name:
                 return node
@@ -58,10 +59,25 @@ def defined(path: Path, name: str) -> ast.AST | None:
     return None
 
 
+def parsed(path: Path) -> ast.Module:
+    """A file's statements, for reading only: whoever asks again has the same ones.
+
+    Raises:
+        SyntaxError, ValueError: they are of no Python that this one reads.
+    """
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def _of_class(node: ast.ClassDef) -> inspect.Signature:
     if node.decorator_list or node.keywords:
         return ANYTHING
-    for statement in node.body:
+    # The last one counts, as when it is run: those before it may be for type checkers.
+    for statement in reversed(node.body):
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             return _of_function(statement, skip=1)
     plain = all(ast.unparse(base).rpartition(".")[2] in PLAIN_BASES for base in node.bases)

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import train, tune
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback  # what RunConfig.callbacks takes as well
 from ray.util.placement_group import NODE_ID_LABEL_KEY, placement_group_table
 
@@ -30,8 +31,6 @@ from orchestrator.spec import Spec
 LEAVE_TIMEOUT_S = 120.0
 # How long a worker group without a trial may take to go; one that waits for nodes would not.
 CLOSE_TIMEOUT_S = 30.0
-# Runs of Ray Train that fail one after the other before the slot is given up.
-MAX_FAILED_RUNS = 3
 POLL_S = 2.0
 # How long Ray may take to find a node dead: about a minute with its own health checks, less with cluster.yaml's.
 NODE_DEATH_S = 90.0
@@ -208,7 +207,7 @@ class Slot(tune.Trainable):
 
     def _keep_group(self) -> None:
         """Keep a worker group running until the slot is closed. Runs in a thread of its own."""
-        failed = 0
+        raised = died = 0  # runs, one after the other
         while not self._closed.is_set():
             try:
                 if self._spec.resources.is_elastic and not self._has_counted():
@@ -219,11 +218,15 @@ class Slot(tune.Trainable):
                 worker_group(
                     self._spec, self._board, self._slot, self._place, workers=self._workers, max_failures=failures_left
                 ).fit()
-                failed = 0
+                raised = died = 0
             except Exception as exc:  # noqa: BLE001 - whatever it is, the trial must hear of it and be retried
                 cause = f"Ray Train gave up on the worker group: {first_line(exc)}"
-                failed = 1 if self._call("group_gone", cause) else failed + 1
-                if failed >= MAX_FAILED_RUNS:
+                if self._call("group_gone", cause):
+                    raised = died = 0
+                if _found_no_room(exc):  # it waits on, which is said
+                    continue
+                raised, died = raised + (not _has_died(exc)), died + _has_died(exc)
+                if failures.is_broken(raised=raised, died=died):
                     self._broken = cause
                     return
 
@@ -276,14 +279,10 @@ def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, workers: in
         workers: how many.
         max_failures: how often they are replaced; -1 for ever.
     """
-    # What TorchTrainer is without torch, which it loads here: 4 s of a start on 2 cores, 280 MiB of the head a slot.
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from orchestrator.group import Group  # loads what the sweep's process has no use for
 
     resources = spec.resources
-    per_worker = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
-    return DataParallelTrainer(
+    return Group(
         _serve,
         train_loop_config={
             "spec_text": spec.to_yaml(),
@@ -295,7 +294,7 @@ def worker_group(spec: Spec, board: Any, slot: str, place: Place, *, workers: in
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
+            resources_per_worker=resources.worker,
         ),
         run_config=train.RunConfig(
             name=f"group-{slot}-{uuid.uuid4().hex[:6]}",  # the same name again would be a resume
@@ -325,6 +324,7 @@ class _TellWhy(train.UserCallback):
             outcome=Outcome.MOVED if gone else failures.kind(_why(exc)),
             rank=None if away else rank,
             collateral=away,
+            died=getattr(exc, "health_check_failure", None) is not None,
         )
         self._board.group_failed.remote(self._slot, lost)
 
@@ -349,6 +349,19 @@ def _node_is_gone(exc: Exception) -> bool:
     """Whether a worker died with its node, or because that was taken away."""
     died = getattr(exc, "health_check_failure", None)
     return isinstance(died, RayActorError) and (died.preempted or "its node has died" in str(died))
+
+
+def _found_no_room(exc: Exception) -> bool:
+    """Whether a run ended because its workers found no room in time."""
+    return isinstance(getattr(exc, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _has_died(exc: Exception) -> bool:
+    """Whether a run ended because a process or a node of its workers' died."""
+    failure, workers = getattr(exc, "controller_failure", None), getattr(exc, "worker_failures", {}).values()
+    if isinstance(failure, WorkerGroupStartupFailedError | RayActorError):
+        return True
+    return any(getattr(each, "health_check_failure", None) is not None for each in workers)
 
 
 def _why(exc: Exception) -> str:

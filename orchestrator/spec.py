@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, TypeGuard
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from orchestrator import catalog, sources, wandb_yaml
-from orchestrator.credentials import take_keys, tracking_mode, wrong_variables
+from orchestrator import arguments, catalog, sources, wandb_yaml
+from orchestrator.credentials import NAME, take_keys, tracking_mode, wrong_variables
 from orchestrator.errors import InputError, SpaceError, SpecError
 from orchestrator.limit import Limit
 from orchestrator.naming import (
@@ -65,7 +65,17 @@ def _workers(value: object) -> object:
 
 
 RANGE = re.compile(r"(\d+) *\.\. *(\d+)")
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
+
+
+def _precision(value: object) -> object:
+    return PRECISIONS.get(str(value), value)
+
+
+# Lightning's short names (`lightning.fabric.connector._PRECISION_INPUT_STR_ALIAS_CONVERSION`).
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+# Under which every rank has the whole model, and the others.
+WHOLE = ("auto", "ddp", "ddp_find_unused_parameters_true")
+STRATEGIES = (*WHOLE, "fsdp")
 
 
 def _strategy(value: object) -> object:
@@ -85,7 +95,7 @@ class ClassPath(_Section):
     class_path: str
     """`package.module.Class`, importable where the sweep is started."""
     init_args: dict[str, Any] = {}
-    """Arguments that are the same in every trial; the space adds those that vary."""
+    """Arguments that are the same in every trial, objects again as class paths; the space adds those that vary."""
 
 
 class ClassPaths(_Section):
@@ -133,6 +143,9 @@ class Search(_Section):
     sampler: Literal["auto", "curves", "tpe", "gp", "cmaes", "qmc", "random", "grid"] = "auto"
     """A surrogate of all curves, Optuna's TPE, Gaussian process, CMA-ES, quasi-random or random search, or every point
     of a finite space once."""
+    cost_aware: bool = True
+    """`curves`: whether an improvement is weighed against what an epoch of a configuration costs, less and less towards
+    the last trial; if not, a seed and the values alone decide, not how fast a machine is."""
     duplicates: bool = False
     """Whether a configuration may be run again; if not, a finite space that is exhausted ends the sweep."""
     seed: Whole | None = Field(default=None, ge=0, lt=2**32)
@@ -183,6 +196,21 @@ class Schedule(_Section):
         """Whether trials copy each other's checkpoints of an epoch."""
         return self.is_population and epoch % self.interval_epochs == 0 and epoch < self.max_epochs
 
+    def may_stop_at(self, epoch: int) -> bool:
+        """Whether a trial that reports every epoch may be stopped, paused or changed at the end of this one."""
+        match self.scheduler:
+            case "none":
+                return False
+            case "asha":
+                rung = float(self.grace_epochs)
+                while rung <= epoch - 1:
+                    rung *= self.reduction_factor
+                return rung <= epoch
+            case "pbt" | "pb2":
+                return self.copies_at(epoch)
+            case _:
+                return True
+
 
 class Budget(_Section):
     """When the sweep is over."""
@@ -213,8 +241,10 @@ class Resources(_Section):
     """CPUs of a worker; fractions are allowed."""
     gpus_per_worker: Number = Field(default=0, ge=0)
     """GPUs of a worker; a fraction shares one GPU between trials."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = "32-true"
-    """Lightning's precision."""
+    precision: Annotated[
+        Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"], BeforeValidator(_precision)
+    ] = "32-true"
+    """Lightning's precision; `32`, `bf16`, `16` and `64` are what they are there."""
     strategy: Annotated[str, BeforeValidator(_strategy)] = "auto"
     """How ranks share a model: `auto` (DDP with more than one worker), `ddp`, `ddp_find_unused_parameters_true`,
     `fsdp`, or `package.module:NAME`, which is called and returns a strategy of Lightning's."""
@@ -230,6 +260,12 @@ class Resources(_Section):
     def most_workers(self) -> int:
         """With which it has all that it asks for."""
         return int(str(self.workers).rpartition("..")[2])
+
+    @property
+    def worker(self) -> dict[str, float]:
+        """What one worker takes, in Ray's names."""
+        taken = {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
+        return {name: amount for name, amount in taken.items() if name == "CPU" or amount}
 
     @property
     def is_elastic(self) -> bool:
@@ -251,7 +287,7 @@ class Training(_Section):
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """How the hyperparameter `lr` (or `learning_rate`) grows with the number of workers, as the global batch does."""
     compile: bool = False
-    """Compile the model with `torch.compile`; a Fabric loop does so itself."""
+    """Compile the model with `torch.compile`."""
     deterministic: bool = False
     """Only operations that give the same result every time, or an error where there is none."""
     report_every_steps: Whole | None = Field(default=None, ge=1)
@@ -265,17 +301,21 @@ class Failures(_Section):
     retries: Whole = Field(default=1, ge=0)
     """How often a trial is tried again, from its last checkpoint, before it is FAIL."""
     max_failed: Whole | None = Field(default=5, ge=1)
-    """The sweep ends when this many trials have failed; null for never."""
+    """The sweep ends when this many trials have failed, or the first two alike before any epoch was over; null for
+    never."""
     stall_timeout_s: Number = Field(default=1800, gt=0)
     """A worker that finishes no training or validation step for so long is killed, and the trial retried."""
+    wait_timeout_s: Number | None = Field(default=21600, gt=0)
+    """Where trials wait and none has had workers for so long, as when nodes do not come, the sweep ends, to be resumed;
+    null for never."""
 
 
 class Tracking(_Section):
     """The trial's Weights & Biases run."""
 
-    project: str | None = Field(default=None, min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
+    project: str | None = Field(default=None, pattern=NAME)
     """W&B project; where none is given `WANDB_PROJECT`, else `orchestrator`."""
-    entity: str | None = None
+    entity: str | None = Field(default=None, pattern=NAME)
     """W&B team or user; where none is given `WANDB_ENTITY`, else the key's default."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is online where a key is configured, else offline."""
@@ -650,6 +690,8 @@ def _problems_with_names(data: Mapping[str, Any]) -> Iterator[str]:
             class_path = given.get("class_path") if isinstance(given, Mapping) else None
             if isinstance(class_path, str) and (problem := catalog.problem_with_class(class_path)):
                 yield f"trainable.{part}.class_path: {problem}"
+            if isinstance(given, Mapping):
+                yield from _problems_with_class_paths(given.get("init_args"), f"trainable.{part}.init_args")
     if isinstance(space, str | Mapping):
         try:
             loaded = sources.load_space(space)
@@ -679,6 +721,11 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             f"resources.gpus_per_worker is {resources.gpus_per_worker:g}; above 1 it is a whole number, because a GPU"
             " is shared by workers, not a worker's work by parts of GPUs"
         )
+    if resources.precision == "16-mixed" and not resources.gpus_per_worker:
+        yield (
+            "resources.precision is '16-mixed' and trials have no GPU, without which Lightning trains in bf16-mixed:"
+            " write that, or set resources.gpus_per_worker"
+        )
     share = resources.gpus_per_worker
     if resources.is_elastic and 0 < share < 1 and not (1 / share).is_integer():
         yield (
@@ -687,12 +734,12 @@ def _problems_between(spec: Spec) -> Iterator[str]:
         )
     if spec.budget.gpu_hours is not None and not resources.gpus_per_worker:
         yield "budget.gpu_hours is counted in GPUs, and trials have none; set resources.gpus_per_worker, or wall_time_s"
-    if resources.strategy == "fsdp" and not resources.gpus_per_worker:
-        yield "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"
     yield from _problems_with_routes(spec, space)
     yield from _problems_with_training(spec, space)
     yield from _problems_with_steps(spec, (*spec.params, *space))
     yield from _problems_with_callbacks(spec.trainer.get("callbacks", []))
+    others = {name: given for name, given in spec.trainer.items() if name != "callbacks"}
+    yield from _problems_with_class_paths(others, "trainer")
     if "trainer.callbacks" in {*spec.params, *space}:
         yield "trainer.callbacks is no hyperparameter; write it under 'trainer', the same for every trial"
     for name, said in TRAINER_ELSEWHERE.items():
@@ -704,10 +751,16 @@ def _problems_between(spec: Spec) -> Iterator[str]:
             f"start_from is '{spec.start_from}', which is no file; it is a checkpoint's path, or an artifact of W&B:"
             " ENTITY/PROJECT/NAME:ALIAS"
         )
-    if spec.tracking.predictions and resources.strategy == "fsdp":
+    if spec.tracking.predictions and resources.strategy not in WHOLE:
         yield (
-            "tracking.predictions asks rank 0 alone, which a model shared out by resources.strategy=fsdp cannot answer;"
-            " leave one of them out"
+            f"tracking.predictions is {spec.tracking.predictions} and resources.strategy '{resources.strategy}'; rank 0"
+            " alone is asked, and would wait for ever for the others' parts of a model that is shared out: use"
+            f" {', '.join(WHOLE)}, or leave tracking.predictions out"
+        )
+    if spec.tracking.registry_aliases and spec.tracking.registry is None:
+        yield (
+            f"tracking.registry_aliases is {spec.tracking.registry_aliases}, and nothing says which collection they are"
+            " of; name it as tracking.registry, or leave the aliases out"
         )
     scheme, is_url, rest = spec.storage.partition("://")
     if is_url and "@" in rest.partition("/")[0]:
@@ -730,9 +783,10 @@ def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
         routed = trainable.route(names) if trainable else {}
     except SpecError as exc:
         yield from exc.problems
-        return
+        routed = {}
+    yield from _problems_within({**routed, "trainer": {**spec.trainer, **routed.get("trainer", {})}})
     if isinstance(trainable, TrainFunction):
-        yield from _problems_with_function(spec)
+        yield from problems_with_function(spec)
     if unsure := {*spec.trainer, *routed.get("trainer", {})} - TRAINER_ELSEWHERE.keys():
         known = catalog.trainer_arguments()
         for name in sorted(unsure - known) if known else ():
@@ -740,7 +794,17 @@ def _problems_with_routes(spec: Spec, space: Space) -> Iterator[str]:
             yield f"trainer.{name}: Lightning's Trainer takes no '{name}'{hint}"
 
 
-def _problems_with_function(spec: Spec) -> Iterator[str]:
+def _problems_within(routed: Mapping[str, Any]) -> Iterator[str]:
+    """Arguments that classes do not take which are themselves arguments, written as class paths."""
+    for where, given in arguments.class_paths(routed, ""):
+        nested = catalog.foresee_trainable({"model": given})
+        try:
+            _ = nested and nested.route({})
+        except SpecError as exc:
+            yield from (f"{where.lstrip('.')}.{problem}" for problem in exc.problems)
+
+
+def problems_with_function(spec: Spec) -> Iterator[str]:
     """What is asked of a training function that only Lightning's loop does."""
     why = "a training function does not: it is done for a LightningModule only; leave it out"
     if spec.schedule.is_population:
@@ -752,6 +816,8 @@ def _problems_with_function(spec: Spec) -> Iterator[str]:
         )
     if spec.training.batch_size == "largest":
         yield f"training.batch_size is 'largest', which {why}"
+    for name in spec.trainer.keys() - TRAINER_ELSEWHERE.keys():
+        yield f"trainer.{name}: a training function has no Lightning Trainer; leave it out"
     for key in ("watch", "predictions"):
         if getattr(spec.tracking, key):
             yield f"tracking.{key} is {getattr(spec.tracking, key)!r}, which {why}"
@@ -814,6 +880,17 @@ def _problems_with_callbacks(callbacks: object) -> Iterator[str]:
         else:
             if problem := catalog.problem_with_class(path):
                 yield f"trainer.callbacks: {problem}"
+
+
+def _problems_with_class_paths(value: object, where: str) -> Iterator[str]:
+    """Class paths, among arguments, that lead nowhere."""
+    for place, given in arguments.class_paths(value, where):
+        if problem := catalog.problem_with_class(given["class_path"]):
+            yield f"{place}.class_path: {problem}"
+    for place, given in arguments.mappings(value, where):
+        for key in given.keys() - arguments.KEYS if isinstance(given.get("class_path"), str) else ():
+            if hint := near_miss(str(key), arguments.KEYS):  # else it is a mapping of the user's own
+                yield f"{place}.{key}: what is made of a class path has no '{key}'{hint}"
 
 
 def plain_name(hyperparameter: str) -> str:

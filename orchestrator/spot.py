@@ -57,7 +57,8 @@ def gcp_deadline(server: str = GCP) -> float | None:
 
 
 def watch(deadline: Callable[[], float | None], drain: Callable[[float], None], poll_s: float = POLL_S) -> None:
-    """Ask until the cloud says when, and pass it on once; a metadata server that does not answer is asked again."""
+    """Ask until the cloud says when, and pass it on once; a metadata server, or a Ray, that does not answer is asked
+    again."""
     said = False
     while True:
         try:
@@ -65,9 +66,13 @@ def watch(deadline: Callable[[], float | None], drain: Callable[[float], None], 
                 drain(max(1.0, at - time.time()))
                 return
             said = False
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, SweepError) as exc:
             if not said:
-                print(f"the instance's metadata cannot be read, asking again: {exc}", file=sys.stderr, flush=True)
+                print(
+                    f"not known or not passed on whether this node goes, asking again: {exc}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             said = True
         time.sleep(poll_s)
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -109,6 +109,8 @@ class Sweep:
     def __init__(self, spec: Spec, folder: SweepFolder, ledger: Ledger, view: View) -> None:
         self.spec, self.folder, self.ledger, self._view = spec, folder, ledger, view
         self.status = Status.RUNNING
+        self.missing: list[str] | None = []
+        """What did not arrive in W&B; None where that is not known."""
         self._why: Exception | None = None
         self.error: Exception | None = None
         """What Tune's callbacks raised first."""
@@ -128,6 +130,8 @@ class Sweep:
         self._leaving: dict[int, float] = {}  # until when their workers, told to end them, may take to do so
         self._slot_deaths: Counter[int] = Counter()
         self._live: dict[str, int] = {}
+        self._training: set[int] = set()  # the trials that have workers
+        self._trained_at = time.monotonic()  # when one had, or none waited
         self._slots: set[str] = set()
         self._start_s = 0.0
         self._left_open: list[tuple[float, Ended]] = []
@@ -204,8 +208,10 @@ class Sweep:
 
     @property
     def exit_code(self) -> int:
-        """0, or as a shell says it for a process that a signal ended."""
-        return 128 + self._signal if self._signal and self.status is Status.INTERRUPTED else 0
+        """0; 1 where nothing was found; or as a shell says it for a process that a signal ended."""
+        if self._signal and self.status is Status.INTERRUPTED:
+            return 128 + self._signal
+        return int(self.status is Status.FINISHED and not any(record.curve for record in self.ledger.records))
 
     # Proposals: what Tune's search algorithm asks.
 
@@ -221,7 +227,7 @@ class Sweep:
             return None
         job = self._next()
         if job is None:
-            return str(Searcher.FINISHED) if self._is_over() else None
+            return str(Searcher.FINISHED) if self._is_over() and not self._has_more() else None
         self._live[tune_id] = job.number
         self._changed(self.ledger.records[job.number])
         return {"number": job.number, "job": job}
@@ -255,11 +261,12 @@ class Sweep:
 
     def _more(self) -> bool:
         """Whether there are trials to begin yet."""
-        proposed = sum(record.repeat_of is None for record in self.ledger.records)
+        proposed = self.ledger.proposed
         if self._end_of is None and proposed < self.spec.trials and not self.ledger.exhausted:
             return True
-        if self._end_of is None and proposed < (self.spec.budget.trials or 0):
-            self._say_end(f"every configuration of the space was run, {proposed} of them here (search.duplicates)")
+        if self._end_of is None and proposed < (budget := self.spec.budget.trials or 0):
+            more = "" if self.spec.search.sampler == "grid" else "; search.duplicates=true runs them again"
+            self._say_end(f"every configuration of the space is known after {proposed} of {budget} trials{more}")
         self.scheduler.close()
         return False
 
@@ -321,6 +328,7 @@ class Sweep:
         """A trial's time on its slot is over: it ended, the scheduler took it off, or its slot died."""
         self._hear_news()  # that it began comes before that it ended
         number = self._live.pop(tune_id)
+        self._training.discard(number)
         match event:
             case Ended():
                 ended = event
@@ -405,6 +413,7 @@ class Sweep:
             self._hear_desk()
             self._close_runs()
             self._look_for_end()
+            self._look_for_workers()
             self._look_for_room()
             for trouble in self.ledger.troubles():
                 self._view.notice(trouble)
@@ -428,6 +437,18 @@ class Sweep:
             if end.at_once:
                 self._stop(Status.FINISHED, None, as_=Outcome.PRUNED)
 
+    def _look_for_workers(self) -> None:
+        """End the sweep where trials only wait."""
+        if self._interrupted:
+            return
+        now, limit_s = time.monotonic(), self.spec.failures.wait_timeout_s
+        if self._training or not self._live:
+            self._trained_at = now
+        elif limit_s is not None and now - self._trained_at > limit_s:
+            why = f"trials wait, and none has had workers for {limit_s:g} s (failures.wait_timeout_s)"
+            self._stop(Status.FAILED, SweepError(f"{why}; its record is safe, and `resume` goes on"))
+            self.ledger.remember("end", why)
+
     @contextmanager
     def _following(self) -> Iterator[None]:
         """Follow what the cluster can have, in a thread: where Ray is gone, asking it keeps signals unheard."""
@@ -444,13 +465,21 @@ class Sweep:
         finally:
             over.set()
             thread.join(CAPACITY_EVERY_S)
+            if cluster.is_given() and self.spec.resources.is_elastic:
+                with suppress(RayError, RuntimeError):  # it runs out
+                    cluster.ask_for(self.spec.resources.worker, 0)
 
     def _count_room(self) -> None:
         """Free what is reserved for nobody, and count what a cluster that was named can have by now."""
         with suppress(SpecError, RayError, RuntimeError):  # not one fits, or Ray does not say; trials wait, and say so
             cluster.free_forgotten()
-            if cluster.is_given() and self.spec.resources.concurrency == "auto":
-                self._room = capacity.concurrency(self.spec.resources, cluster.nodes(), self.spec.trials)
+            if not cluster.is_given():
+                return
+            resources, nodes = self.spec.resources, cluster.nodes()
+            if resources.is_elastic:  # others have a reservation that waits, by which the autoscaler knows
+                cluster.ask_for(resources.worker, capacity.workers_wanted(resources, nodes, len(self._live)))
+            if resources.concurrency == "auto":
+                self._room = capacity.concurrency(resources, nodes, self.spec.trials)
 
     def _look_for_room(self) -> None:
         """Run as many trials at once as there is room for by now."""
@@ -469,10 +498,12 @@ class Sweep:
                 case Started():
                     self._start_s = self._start_s or time.monotonic() - self._began
                     self._slots.add(news.slot)
+                    self._training.add(news.number)
                     self._changed(self.ledger.start(news))
                     if self._desk and news.wandb_run:
                         self._desk.follow(news.number, news.wandb_run)
                 case Ended() | Left():
+                    self._training.discard(news.number)
                     if isinstance(news, Left):
                         self._changed(self.ledger.left(news.number))
                     if news.number in self._leaving:
@@ -503,15 +534,24 @@ class Sweep:
                 self.folder.drop_held(record.number)
 
     def _failed(self, ended: Ended) -> None:
-        failed = sum(record.state == "FAIL" for record in self.ledger.records)
+        records, limit = self.ledger.records, self.spec.failures.max_failed
+        errors = [record.error for record in records if record.state == "FAIL"]
         if failures.ends_sweep(ended.outcome):
             error = SpecError if ended.outcome is Outcome.REJECTED else SweepError
             self._stop(Status.FAILED, error(ended.error or ""))
             self.ledger.remember("end", str(self._why))
-        elif failures.too_many(failed=failed, max_failed=(limit := self.spec.failures.max_failed)):
-            why = f"trials failed: {failed} (failures.max_failed={limit}); the last: {ended.error}"
-            self._stop(Status.FAILED, SweepError(why))
-            self.ledger.remember("end", why)
+            return
+        if failures.too_many(failed=len(errors), max_failed=limit):
+            why = f"trials failed: {len(errors)} (failures.max_failed={limit}); the last: {ended.error}"
+        elif limit is not None and failures.is_everyones(errors, has_epochs=any(record.curve for record in records)):
+            why = (
+                f"every trial fails alike before its first epoch is over: {ended.error}; start anew once that is mended"
+                " (failures.max_failed=null tries all of them)"
+            )
+        else:
+            return
+        self._stop(Status.FAILED, SweepError(why))
+        self.ledger.remember("end", why)
 
     def _keep_only(self, record: TrialRecord) -> None:
         """Delete those of an ended trial's checkpoints that are not kept, now that its end is on record."""
@@ -576,11 +616,12 @@ class Sweep:
         if self._desk:
             winner = best.number if self.status is Status.FINISHED and best and best.checkpoint else None
             former = [] if winner is None else succeed(self.ledger, winner)
-            missing = self._desk.finish(STATES[self.status], winner, former)
+            self.missing = self._desk.finish(STATES[self.status], winner, former)
             self._hear_desk()
-            if missing:
+            if self.missing is None or self.missing:
+                what = ", ".join(self.missing or ["what was still on its way when its process ended"])
                 self._view.notice(
-                    f"not, or not wholly, in W&B: {', '.join(missing)}; what can still go up does so with"
+                    f"not, or not wholly, in W&B: {what}; what can still go up does so with"
                     f" `python -m orchestrator sync {self.folder.show('').rstrip('/')}`"
                 )
         self._write_now()
@@ -834,11 +875,11 @@ def start(spec: Spec, view_of: Any) -> Sweep:
     folder = SweepFolder(spec.storage, spec.name or "")
     _check_is_new(folder)
     with ExitStack() as stack:
-        at_once = _at_once(spec, stack)
+        at_once = _at_once(spec, stack, folder)
         spec, why = auto.settle(spec, at_once.trials)
         known, notes = earlier.gather(spec)
-        _look_before(spec, folder)
-        weights = stack.enter_context(_weights(spec))
+        notes = [*notes, *_look_before(spec, folder)]
+        spec, weights = stack.enter_context(_weights(spec))
         folder.create()
         stack.enter_context(folder.locked())
         _check_is_new(folder)  # again, now that nobody else can take the name
@@ -861,40 +902,49 @@ def resume(folder: SweepFolder, spec: Spec, view_of: Any) -> Sweep:
         SweepError: it ended badly.
     """
     with ExitStack() as stack:
-        at_once = _at_once(spec, stack, patience_s=NODES_S)
-        spec, _ = auto.settle(spec, at_once.trials)
+        at_once = _at_once(spec, stack, folder, patience_s=NODES_S)
+        spec, why = auto.settle(spec, at_once.trials)
         stack.enter_context(folder.locked(_to_stderr))
-        _look_before(spec, folder)
+        before, now = Spec.from_yaml(folder.read_text("sweep.yaml")).search.sampler, spec.search.sampler
+        notes = [f"sampler {now}, no longer {before}: {why}"] if now != before else []
+        notes += _look_before(spec, folder, again=True)
         ledger = Ledger(folder, spec)
         results.write(folder, results.build(spec, folder, ledger.records, Status.RUNNING))
         folder.write_text("sweep.yaml", spec.to_yaml())
-        return _run(spec, folder, ledger, at_once, view_of, stack)
+        return _run(spec, folder, ledger, at_once, view_of, stack, *notes)
 
 
-def _look_before(spec: Spec, folder: SweepFolder) -> None:
-    """Have every node of a cluster that was named looked at before the first trial.
+def _look_before(spec: Spec, folder: SweepFolder, *, again: bool = False) -> Sequence[str]:
+    """Have every node of a cluster that was named looked at before the first trial; what is worth a remark.
 
     Raises:
         InputError: with every problem found.
     """
-    if cluster.is_given() and (problems := preflight.check(spec, folder)):
-        raise InputError(problems)
+    found = _found(spec, folder, again=again)
+    if found.problems:
+        raise InputError(found.problems)
+    return found.remarks
+
+
+def _found(spec: Spec, folder: SweepFolder, *, again: bool = False) -> preflight.Found:
+    return preflight.check(spec, folder, again=again) if cluster.is_given() else preflight.Found()
 
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _at_once(spec: Spec, stack: ExitStack, patience_s: float = 0.0) -> capacity.Concurrency:
+def _at_once(spec: Spec, stack: ExitStack, folder: SweepFolder, patience_s: float = 0.0) -> capacity.Concurrency:
     """How many trials will run at once; a cluster that was named is connected to for it, none is started.
 
     Args:
         spec: what one needs.
         stack: what the connection is ended with.
+        folder: where the sweep is to be; should not one fit, all else that is wrong is said as well.
         patience_s: how long nodes that were there before may take to be there again.
 
     Raises:
-        SpecError: not one fits.
+        InputError: not one fits.
     """
     if cluster.is_given():
         stack.enter_context(cluster.connected())
@@ -904,7 +954,7 @@ def _at_once(spec: Spec, stack: ExitStack, patience_s: float = 0.0) -> capacity.
             return capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
         except SpecError as exc:
             if time.monotonic() > deadline:
-                raise
+                raise InputError([*exc.problems, *_found(spec, folder).problems]) from exc
             if not said:
                 _to_stderr(f"waiting for nodes, {patience_s:g} s at most: {exc}")
             said = True
@@ -943,14 +993,19 @@ def _check_is_new(folder: SweepFolder) -> None:
 
 
 @contextmanager
-def _weights(spec: Spec) -> Iterator[Path | None]:
-    """The checkpoint that every trial starts from, as a local file; None where there is none.
+def _weights(spec: Spec) -> Iterator[tuple[Spec, Path | None]]:
+    """The checkpoint that every trial starts from, as a local file; None where there is none. An artifact is named in
+    the spec by its version from now on: at the end its alias may be another one's.
 
     Raises:
         TrackingError: W&B does not give it.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        yield fetched(spec.start_from, Path(scratch)) if spec.start_from else None
+        if spec.start_from is None:
+            yield spec, None
+        else:
+            name, path = fetched(spec.start_from, Path(scratch))
+            yield spec.model_copy(update={"start_from": name}), path
 
 
 @contextmanager

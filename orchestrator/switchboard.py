@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator import failures
-from orchestrator.messages import Ended, Event, Job, Left, Lost, Node, Notice, Outcome, Report, Started, Verdict
+from orchestrator.messages import Ended, Event, Job, Left, Lost, Node, Notice, Outcome, Report, Sample, Started, Verdict
 
 DIED = "the worker process died (killed, out of memory, or the node is gone)"
 
@@ -22,8 +22,6 @@ DIED = "the worker process died (killed, out of memory, or the node is gone)"
 INTERRUPT_TIMEOUT_S = 20.0
 # How long the slot whose turn it is may take to have its workers there, before another one counts what is free.
 TURN_S = 60.0
-# Worker groups that may die one after the other without having taken a trial: more would only do the same.
-MAX_STILLBORN = 3
 
 
 @dataclass
@@ -37,11 +35,15 @@ class _Line:
     joined: bool = False
     dead: set[str] = field(default_factory=set)
     cause: str | None = None
-    stillborn: int = 0
+    raised: int = 0
+    died: int = 0
+    """Of the worker groups since a trial was taken last, those that went down by an error, and those that died."""
     said: bool = False
     """Whether the workers that go down have said so themselves."""
     closed: bool = False
     nodes: Sequence[Node] = ()
+    samples: list[Sample] = field(default_factory=list)
+    """Of the trial's other nodes, which rank 0 has yet to fetch."""
     verdict: asyncio.Future[Verdict] | None = None
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -104,7 +106,7 @@ class Switchboard:
     async def assign(self, slot: str, job: Job) -> None:
         """Give a slot's workers a trial."""
         line = self._lines[slot]
-        line.job, line.taken_by, line.verdict = job, None, None
+        line.job, line.taken_by, line.verdict, line.samples = job, None, None, []
         line.events = asyncio.Queue()  # what is left in the old one is of the trial before
         line.serial += 1
         await self._changed(line)
@@ -160,13 +162,15 @@ class Switchboard:
         """Ray Train says why a worker group is going down, and the trial it holds with it."""
         line, cause = self._lines[slot], lost.error
         line.cause, said, line.said = cause, line.said, False
+        if line.incarnation is not None:  # also one that has no trial: what is left of it would yet take one
+            line.dead.add(line.incarnation)
         if line.taken_by is not None and line.job is not None:
-            line.dead.add(line.taken_by)
             self._lose(line, lost)
         elif line.taken_by is None and not said and lost.outcome is not Outcome.MOVED:
-            line.stillborn += 1
-            if line.stillborn >= MAX_STILLBORN and line.job is not None:
-                error = f"{line.stillborn} worker groups in a row died before they took a trial: {cause}"
+            line.raised, line.died = line.raised + (not lost.died), line.died + lost.died
+            if failures.is_broken(raised=line.raised, died=line.died) and line.job is not None:
+                count = line.raised + line.died
+                error = f"{count} worker groups in a row died before they took a trial: {cause}"
                 self._lose(line, Lost(error=error, outcome=Outcome.BROKEN))
 
     async def group_gone(self, slot: str, cause: str) -> bool:
@@ -216,25 +220,31 @@ class Switchboard:
         await self._changed(line)
 
     async def take(self, slot: str, incarnation: str, after: int) -> tuple[int, Job] | None:
-        """The next trial after the one with serial number `after`; waits for it. None: there will be none."""
+        """The next trial after the one with serial number `after`; waits for it.
+
+        None: there will be none. So it is for an incarnation that is not the slot's any more, too. Mostly it is about
+        to be killed; one that was replaced by what a node said late, which had been cut off, would wait for ever.
+        """
         line = self._lines[slot]
         async with line.changed:
             await line.changed.wait_for(
                 lambda: (
-                    incarnation not in line.dead
-                    and incarnation == line.incarnation
-                    and (line.closed or (line.job is not None and line.serial > after))
+                    incarnation in line.dead
+                    or (
+                        incarnation == line.incarnation
+                        and (line.closed or (line.job is not None and line.serial > after))
+                    )
                 )
             )
-        if line.closed or line.job is None:
+        if incarnation in line.dead or line.closed or line.job is None:
             return None
-        line.taken_by, line.stillborn = incarnation, 0
+        line.taken_by, line.raised, line.died = incarnation, 0, 0
         return line.serial, line.job
 
     async def started(self, slot: str, incarnation: str, started: Started) -> None:
         """A trial's run is open."""
         if self._holds(slot, incarnation, started.number):
-            self._news.append(started)
+            self._news.append(replace(started, at=time.time()))
 
     async def report(self, slot: str, incarnation: str, report: Report) -> Verdict:
         """Hand in an epoch and wait for the scheduler's verdict on it."""
@@ -248,6 +258,19 @@ class Switchboard:
             return Verdict.STOP
         line.verdict = asyncio.get_running_loop().create_future()
         return await line.verdict
+
+    async def sampled(self, slot: str, incarnation: str, number: int, samples: Sequence[Sample]) -> None:
+        """A node that is not rank 0's says what its system did while a trial trained."""
+        if self._holds(slot, incarnation, number):
+            self._lines[slot].samples += samples
+
+    async def samples(self, slot: str, incarnation: str, number: int) -> list[Sample]:
+        """What the other nodes of a trial have said of their systems since the last call."""
+        line = self._lines[slot]
+        if not self._holds(slot, incarnation, number):
+            return []
+        samples, line.samples = line.samples, []
+        return samples
 
     async def ended(self, slot: str, incarnation: str, ended: Ended) -> None:
         """A trial is over, its run closed, its checkpoints in place."""

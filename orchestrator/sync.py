@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator import ranking, wandb_yaml
+from orchestrator import ranking
 from orchestrator.artifact import job_of
 from orchestrator.delivery import Delivery, alone, named
 from orchestrator.errors import InputError
@@ -46,11 +46,11 @@ def sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
 def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     ledger = Ledger(folder, spec)
     page = Page(spec, ledger.recall("wandb_sweep"))
-    delivery = Delivery(spec, folder, page)
+    delivery = Delivery(spec, folder, page, say)
     said = Status(json.loads(folder.read_text("results.json"))["status"])
     said = Status.DEAD if said in ALIVE else said  # whoever calls has the sweep's lock: nobody runs it
     folder.download_tree("wandb")
-    _reach(page, delivery, spec, ledger, say)
+    _reach(page, delivery, ledger, say)
     missing, arrived, there = dict[str, str](), 0, 0
     evicted = {r.number for r in ranking.evicted(spec.goal, ledger.records, spec.checkpoints.keep_trials)}
     for record in ledger.records:
@@ -88,15 +88,15 @@ def _sync(folder: SweepFolder, spec: Spec, say: Callable[[str], None]) -> Told:
     return Told(arrived=arrived, there=there, missing=missing, address=address)
 
 
-def _reach(page: Page, delivery: Delivery, spec: Spec, ledger: Ledger, say: Callable[[str], None]) -> None:
+def _reach(page: Page, delivery: Delivery, ledger: Ledger, say: Callable[[str], None]) -> None:
     """Connect to the sweep's page, which is made where there is none, or none any more."""
     page.connect()
     if page.sweep_id is None:
-        page.make_sweep(wandb_yaml.to_wandb(spec.load_space()), ledger.recall("command"))
+        page.make_sweep(ledger.recall("command"))
+        ledger.remember("wandb_sweep", page.sweep_id)
         if page.deleted:
-            say(f"{REMADE} ({page.deleted})")
-            delivery.join_all()
-        ledger.remember("wandb_sweep", page.sweep_id)  # once all of it is in there
+            say(f"{REMADE} (it was {page.deleted})")
+    delivery.join_all()  # also what an earlier one that was interrupted had not come to
 
 
 def _send(page: Page, delivery: Delivery, record: TrialRecord, *, evicted: bool) -> None:

@@ -12,8 +12,8 @@ import importlib.metadata
 import itertools
 import os
 import shutil
+import socket
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +24,10 @@ from typing import Any
 from orchestrator import artifact, runlog
 from orchestrator.credentials import own_folders
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import GOES_ON, GOOD, Job, Outcome, Report, first_line
+from orchestrator.messages import GOES_ON, GOOD, Job, Outcome, Report, Sample, first_line
 from orchestrator.naming import run_id
 from orchestrator.spec import Spec
+from orchestrator.wandb_yaml import to_config
 
 # The SDK's settings where its variables `WANDB_<NAME>` do not say otherwise: what it does on disk takes it 0.02 s, and
 # what it has to say belongs in no trial's console.
@@ -93,10 +94,13 @@ class Tracker:
             self._run = self._init_again(job, _with_room(work))
         except Exception as exc:  # noqa: BLE001 - the SDK raises what its service does; the trial goes on without
             _let_go()  # the SDK holds on to an id whose init failed
-            work = Path(tempfile.gettempdir()) / f"orchestrator-{self._folder.name}"
+            work = self._folder.spare
             said = f"W&B runs cannot be written to {self._folder.work / 'wandb'} ({first_line(exc)})"
             self._run = self._init(job, _with_room(work))
-            self._notify(f"{said}; they are in {work} instead: make room, move them there, and `sync` brings them up")
+            self._notify(
+                f"{said}; they are in {work} on {socket.gethostname()} instead, and brought up from there if that is"
+                f" the sweep's machine; from another, copy them to {self._folder.work / 'wandb'} before the next `sync`"
+            )
         self._parts.append(Path(self._run.settings.sync_file))
         self._take_over_summary()
         self._run.define_metric("trainer/global_step")
@@ -169,6 +173,18 @@ class Tracker:
         """Whether there is a run that keeps what is logged."""
         return not self._run.disabled
 
+    def sampled(self, samples: Sequence[Sample]) -> None:
+        """Put what the systems of other nodes did into the open run, beside what the SDK samples of this one."""
+        for sample in samples if self._live else ():
+            # In a thread of its own: the run may be closing, or its service be gone, which the next row finds out.
+            with contextlib.suppress(Exception):
+                interface = (
+                    self._run._interface
+                )  # whose `publish_stats` has the time of the call for that of the sample
+                stats = interface._make_stats(dict(sample.values))
+                stats.timestamp.FromNanoseconds(int(sample.taken_at_s * 1e9))
+                interface._publish(interface._make_record(stats=stats))
+
     def watch(self, module: Any) -> None:
         """Log a module's gradients, parameters and topology, as far as the spec says."""
         tracking = self._spec.tracking
@@ -198,11 +214,11 @@ class Tracker:
     def _summarize(self, report: Report) -> None:
         if Path(self._run.dir).is_relative_to(self._folder.work) and not _has_room(Path(self._run.dir)):
             self._run.finish(exit_code=0)  # while there is room for the end of this part
-            self._open()
-        self._run.summary["epochs"] = report.epoch
+            self._begin_anew()  # or there was none any more, and the last rows are not in it
+        best: dict[str, Any] = {}
         if report.epoch == report.best_epoch:
-            best = {f"best_{name}": value for name, value in report.metrics.items()}
-            self._run.summary.update({**best, "best_epoch": report.epoch})
+            best = {**{f"best_{name}": value for name, value in report.metrics.items()}, "best_epoch": report.epoch}
+        self._run.summary.update({"epochs": report.epoch, **best})  # once: each time takes the SDK half a millisecond
 
     def _reopen(self) -> None:
         """Go on in another part where the user's code has finished the run."""
@@ -295,6 +311,7 @@ class Tracker:
         finally:  # else the next trial's init would be given this run again
             run.finish(exit_code=0 if outcome in GOOD else 1)
             self._run = _harmless()
+            _count_modules_anew()
             _forget_artifacts()
         deadline = time.monotonic() + WRITTEN_S
         while not runlog.has_ended(self._parts[-1]):
@@ -359,6 +376,13 @@ def _let_go() -> None:
         wandb.teardown()
 
 
+def _count_modules_anew() -> None:
+    """Let the first module that the next trial's code watches have the names that this one's had."""
+    from wandb.sdk import wandb_watch
+
+    wandb_watch._global_watch_idx = 0
+
+
 def _forget_artifacts() -> None:
     """Let go of the last trial's artifacts: with each goes a temporary folder, e.g. of a table that was logged.
 
@@ -400,16 +424,19 @@ def _group(spec: Spec, job: Job) -> str | None:
 def _tell_copies(run: Any, spec: Spec, job: Job) -> None:
     """Say in the run where the trial was copied from, and with what it goes on."""
     copies = [f"{spec.name}/{each.copied_from}@{each.epoch}" for each in job.changes if each.copied_from is not None]
-    run.config.update({**job.params, "copied_from": copies}, allow_val_change=True)
+    run.config.update({**to_config({**spec.params, **job.params}), "copied_from": copies}, allow_val_change=True)
     run.summary["copied_from"] = copies[-1] if copies else None
 
 
 def _config(spec: Spec, job: Job) -> dict[str, Any]:
-    """Hyperparameters, by their names, and under `sweep` what else defines the trial."""
+    """Hyperparameters, in their groups, and under `sweep` what else defines the trial."""
     params = {**spec.params, **job.params}
+    grouped = to_config(params)
+    group = grouped.get("sweep")  # of the user's, who may have one of that name
     return {
-        **params,
+        **grouped,
         "sweep": {
+            **(group if isinstance(group, dict) else {}),
             "name": spec.name,
             "number": job.number,
             "seed": job.seed,

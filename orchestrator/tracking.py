@@ -53,12 +53,12 @@ def close_dead(folder: SweepFolder, ended: Ended) -> None:
     """Say in the files of a trial's run how it ended, where its workers died without doing so, or it only paused."""
     from orchestrator import runlog
 
-    with suppress(OSError):  # the disk is full: `sync` says it for a run that does not say how it ended
-        paths = folder.run_files(run_id(folder.name, ended.number))
-        for path in paths:
+    paths = folder.run_files(run_id(folder.name, ended.number))
+    for path in paths:
+        with suppress(OSError):  # the disk is full: `sync` says it for a run that does not say how it ended
             runlog.say_last_words(path, outcome=ended.outcome, error=ended.error)
-        for path in paths[-1:]:
-            runlog.end_paused(path, ended.outcome)
+            if path is paths[-1]:
+                runlog.end_paused(path, ended.outcome)
 
 
 class Tracking:

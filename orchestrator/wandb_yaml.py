@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 from orchestrator.errors import SpaceError, SpecError
@@ -49,27 +50,50 @@ _DEFAULTS = {"mu": 0.0, "sigma": 1.0, "a": 1.0, "b": 1.0, "q": 1.0}
 # Out: a space as W&B `parameters`.
 
 
-def to_wandb(space: Space) -> dict[str, dict[str, Any]]:
-    """`parameters` of a W&B sweep under the space's own flat names.
+def to_wandb(space: Mapping[str, Parameter], fixed: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """`parameters` of a W&B sweep, with a group for each, as people write them: `optimizer: {parameters: {lr: ...}}`.
 
     W&B knows no conditions, constraints or defaults, and few priors; what it cannot say is left out (`unsayable`).
+
+    Args:
+        space: parameters by name.
+        fixed: values of hyperparameters that are not varied, by name.
     """
-    return {name: entry(parameter) for name, parameter in space.items()}
-
-
-def nested(space: Space) -> dict[str, Any]:
-    """`parameters` of a W&B sweep with a group for each, as people write them: `optimizer: {parameters: {lr: ...}}`."""
+    entries = {name: entry(parameter) for name, parameter in space.items()}
+    entries |= {name: {"value": value} for name, value in fixed.items()}
     found: dict[str, Any] = {}
-    for name, parameter in space.items():
-        *groups, last = name.split(".")
+    for name, each in entries.items():
+        *groups, last = path_of(name, entries)
         place = found
-        for index in range(len(groups)):
-            if ".".join(groups[: index + 1]) in space:  # W&B has either a parameter or a group under one name
-                last = ".".join([*groups[index:], last])
-                break
-            place = place.setdefault(groups[index], {"parameters": {}})["parameters"]
-        place[last] = entry(parameter)
+        for group in groups:
+            place = place.setdefault(group, {"parameters": {}})["parameters"]
+        place[last] = each
     return found
+
+
+def to_config(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as the config of a W&B run in such a sweep: `optimizer.lr` is `{optimizer: {lr: ...}}`."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        *groups, last = path_of(name, params)
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return found
+
+
+def path_of(name: str, names: Container[str]) -> list[str]:
+    """Where W&B has a hyperparameter, one of several: in its groups, outermost first, and what it is called there.
+
+    W&B wants no dots in names, and its panels take them for groups. It has either a value or a group under one name, so
+    below a hyperparameter that is a value itself there are dots all the same.
+    """
+    *groups, last = name.split(".")
+    for index in range(len(groups)):
+        if ".".join(groups[: index + 1]) in names:
+            return [*groups[:index], ".".join([*groups[index:], last])]
+    return [*groups, last]
 
 
 def entry(parameter: Parameter) -> dict[str, Any]:
@@ -155,9 +179,13 @@ def from_wandb(parameters: Mapping[str, Any]) -> Space:
         found += [f"space: {name!r} {phrase}" for phrase in phrases]
         if parameter is not None:
             read[name] = parameter
+    try:
+        space = Space(read)
+    except SpaceError as exc:
+        found += exc.problems
     if found:
         raise SpaceError(found)
-    return Space(read)
+    return space
 
 
 def _entries(parameters: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
@@ -295,6 +323,7 @@ def _is_number(value: Any) -> bool:
 # In: a whole sweep's file as a spec.
 
 METHODS = {"grid": "grid", "random": "random", "bayes": "tpe", "custom": "tpe"}
+GOALS = ("minimize", "maximize")
 WITH_MEANING = ("method", "parameters", "metric", "early_terminate", "name", "run_cap", "project", "entity")
 # Keys that mean nothing here: what they say is said by the trainable, or is W&B's own machinery.
 WITHOUT_MEANING = (
@@ -362,7 +391,9 @@ def _metric(data: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     if not isinstance(metric, Mapping):
         problems.append(f"metric is {metric!r}; write {{name: val/loss, goal: minimize}}")
         return {}
-    return {"metric": metric["name"], "goal": metric.get("goal", "minimize")} if "name" in metric else {}
+    if (goal := metric.get("goal", "minimize")) not in GOALS:
+        problems.append(f"metric.goal is {goal!r}; {hint(str(goal), GOALS)}")
+    return {"metric": metric["name"], "goal": goal} if "name" in metric else {}
 
 
 def _schedule(stopping: Any, problems: list[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from orchestrator import catalog, failures, scratch
 from orchestrator.attempt import Attempt, StoppedAlone
 from orchestrator.errors import InputError, StorageError
 from orchestrator.folder import SweepFolder
+from orchestrator.gauge import Gauge
 from orchestrator.loops import AnyLoop
 from orchestrator.messages import Ended, Job, Lost, Node, Notice, Outcome, Task, first_line
 from orchestrator.spec import Spec
@@ -50,6 +51,7 @@ class Worker:
         self._incarnation, self._nodes = self._meet()
         self._folder = SweepFolder(spec.storage, spec.name or "")
         self._tracker = Tracker(spec, self._folder, self.rank, self._notify)
+        self._gauge = Gauge(spec, self._nodes, self.rank, self._say, self._tracker.sampled, self._notify)
         self._loops: dict[str, AnyLoop] = {}
         self._watch = Watch(board, slot, spec.failures.stall_timeout_s, self._stalled)
         self._job: Job | None = None
@@ -74,7 +76,11 @@ class Worker:
 
     def _run(self, job: Job) -> Ended:
         try:
-            with self._watch.over(job), scratch.folder(f"{self._slot}-{self.rank}") as folder:
+            with (
+                self._watch.over(job),
+                scratch.folder(f"{self._slot}-{self.rank}") as folder,
+                self._gauge.over(job.number, folder),
+            ):
                 ended = self._train(job, folder)
         except BaseException as exc:
             self._fail(job, exc)

@@ -5,13 +5,14 @@ The library uses the key and the server that the SDK does. A saved view needs no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.errors import InputError, TrackingError
 from orchestrator.page import public_api, translated
 from orchestrator.space import Parameter
 from orchestrator.spec import Spec
+from orchestrator.wandb_yaml import path_of
 
 # Trials whose curves are drawn: the best ones, as runs are ordered by the metric.
 MOST_CURVES = 20
@@ -52,7 +53,7 @@ def _save_view(spec: Spec, sweep_id: str) -> str:
         runset_settings=ws.RunsetSettings(
             filters=[ws.Metric("Sweep") == sweep_id],
             order=[ws.Ordering(ws.Summary(spec.metric), ascending=spec.goal == "minimize")],
-            pinned_columns=[*COLUMNS, f"summary:{spec.metric}", *(f"config:{name}.value" for name in space)],
+            pinned_columns=[*COLUMNS, f"summary:{spec.metric}", *_columns(space)],
         ),
     )  # fmt: skip
     return str(view.save().url)
@@ -70,7 +71,7 @@ def _save_report(spec: Spec, sweep_id: str) -> str:
         filters=[expr.Metric("Sweep") == sweep_id],
         order=[wr.OrderBy(wr.SummaryMetric(spec.metric), ascending=spec.goal == "minimize")],
         pinned_columns=[*COLUMNS, f"summary:{spec.metric}"],
-        column_order=[*COLUMNS, f"summary:{spec.metric}", *(f"config:{name}.value" for name in space)],
+        column_order=[*COLUMNS, f"summary:{spec.metric}", *_columns(space)],
     )
     report = wr.Report(
         entity=_entity(spec),
@@ -80,6 +81,13 @@ def _save_report(spec: Spec, sweep_id: str) -> str:
         blocks=[wr.PanelGrid(runsets=[runs], panels=_panels(spec, space))],
     )
     return str(report.save().url)
+
+
+def _columns(space: Mapping[str, Parameter]) -> Iterator[str]:
+    """The hyperparameters' columns in the table of runs, where W&B has each group as one value."""
+    for name in space:
+        group, *rest = path_of(name, space)
+        yield ".".join([f"config:{group}.value", *rest])
 
 
 def _panels(spec: Spec, space: Mapping[str, Parameter]) -> list[Any]:

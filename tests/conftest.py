@@ -148,7 +148,7 @@ class Sweeps:
         while time.monotonic() < deadline:
             if stored.has("results.json") and condition(document := self.results(name)):
                 return document
-            assert any(process.poll() is None for process in self.started), self.end(self.started[-1])
+            assert self.started[-1].poll() is None, self.end(self.started[-1])
             time.sleep(0.05)
         pytest.fail(f"not in {timeout_s} s: {self.logs()}")
 

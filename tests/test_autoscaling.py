@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from conftest import Sweeps, clean_environment, make_sweeps, temporary
-from test_sweep import PROBE, space
+from test_sweep import PROBE, options, space
 
 from orchestrator.capacity import HEAD
 from orchestrator.cluster import free_port
@@ -81,7 +82,8 @@ class Autoscaled:
     def nodes(self) -> int:
         """How many nodes there are, besides the head; -1 while there is none."""
         environment = self._environment | {"RAY_ADDRESS": self.address}
-        done = subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True)
+        count = [sys.executable, "-c", COUNT]
+        done = subprocess.run(count, env=environment, capture_output=True, text=True, timeout=300)
         return int(done.stdout.split()[0]) - 1 if done.returncode == 0 else -1
 
     def until(self, nodes: int, timeout_s: float = 120) -> None:
@@ -100,11 +102,23 @@ class Autoscaled:
         (found,) = (each for each in below if any(word.endswith("/v2/monitor.py") for word in each.cmdline()))
         return found
 
+    def actors(self) -> set[str]:
+        """The classes of those that are there, which Ray shows as the names of processes."""
+        found = [each.cmdline()[:1] for each in psutil.Process(self._head.pid).children(recursive=True)]
+        return {words[0].removeprefix("ray::").partition(".")[0] for words in found if words and "ray::" in words[0]}
+
     def end(self) -> None:
-        """End everything."""
+        """End everything; what Ray itself leaves behind, as its log monitor, is killed."""
+        left = psutil.Process(self._head.pid).children(recursive=True)
         self._head.send_signal(signal.SIGTERM)
-        self._head.wait(60)
-        self._log.close()
+        try:
+            self._head.wait(60)
+        finally:
+            for process in [self._head, *psutil.wait_procs(left, timeout=5)[1]]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self._head.wait(60)
+            self._log.close()
 
 
 @pytest.fixture
@@ -112,8 +126,10 @@ def autoscaled(tmp_path: Path, ray_folder: str) -> Iterator[Autoscaled]:
     home = tmp_path / "ray"
     home.mkdir()
     found = Autoscaled(home, clean_environment(home) | temporary(ray_folder))
-    yield found
-    found.end()
+    try:
+        yield found
+    finally:
+        found.end()
 
 
 @pytest.fixture
@@ -149,9 +165,27 @@ def test_nodes_come_for_trials_and_go_with_the_sweep(sweeps_there: Sweeps, autos
 
     sweeps.until("grown", lambda found: len(running(found)) == 2 and 1 in running(found))
     autoscaled.until(2)
+    assert "TrainController" in (actors := autoscaled.actors())
+    assert not actors & {"DatasetManager", "PlacementGroupCleaner", "_AutoscalingCoordinatorActor"}  # none has a use
     assert "grown is stopped" in sweeps.run("stop", "grown")  # what runs goes on to its end
+    autoscaled.until(1)  # one is idle, and is not kept for what the other one does
+    assert running(sweeps.results("grown")) == [1]
     assert "up to 2 at once" in "".join(said) + sweeps.end(process)
     trials = sweeps.results("grown")["trials"]
     assert len(trials) >= 3
     assert {trial["state"] for trial in trials} == {"COMPLETE"}
+    autoscaled.until(0)
+
+    process = sweeps.start(
+        "search", *PROBE, "name=elastic", "search.sampler=grid", "schedule.scheduler=none", "schedule.max_epochs=9999",
+        "resources.workers=1..2", f"params.folder={sweeps.folder}", "params.step_s=0.2", space(x=options(0.25)),
+    )  # fmt: skip
+    autoscaled.until(2)  # though nothing is reserved before it is known how many workers there can be
+
+    def both(_: Any) -> bool:
+        return (sweeps.folder / "epochs-1.txt").exists()
+
+    sweeps.until("elastic", both)
+    assert "elastic is cancelled" in sweeps.run("cancel", "elastic")
+    sweeps.end(process)
     autoscaled.until(0)

@@ -133,12 +133,18 @@ class TestProblems:
             ("import X.y", "X"),
             ("from a import b as X", "X"),
             ("from a import *", "X"),
+            ("from other import *", "Y"),
+            ("from module import *", "X"),
+            ("from broken import *", "X"),
+            ("from other import *\ntry:\n    from a import *\nexcept ImportError: pass", "X"),
             ("def __getattr__(name): ...", "X"),
             ("async def X(): ...", "X"),
         ],
     )
     def test_what_a_module_defines_is_told_from_its_text(self, here: Path, statement: str, name: str) -> None:
         (here / "module.py").write_text(statement)
+        (here / "other.py").write_text("Y = 1")
+        (here / "broken.py").write_text("Y = ")
         assert catalog.problem_with_trainable(f"module:{name}") is None
 
     def test_nothing_is_imported_to_look(self, here: Path) -> None:

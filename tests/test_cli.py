@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,77 @@ class TestBest:
 
 
 @pytest.mark.parametrize(
-    "key", ["name=x", "storage=/x", "space=digits", "goal=minimize", "metric=x", "params.held_out=120"]
+    ("words", "stays"),
+    [
+        (["name=x"], "name {} small"),
+        (["storage=/x"], "storage {} {storage}"),
+        (["space=digits"], "space {}"),
+        (["goal=minimize"], "goal {} maximize"),
+        (["metric=x"], "metric {} val/accuracy"),
+        (["objectives={latency_ms: minimize}", "schedule.scheduler=none"], "objectives {}"),
+        (["constraints=[latency_ms <= 5]"], "constraints {}"),
+        (["params.held_out=120"], "params {}"),
+        (["start_from=a/b/c:best"], "start_from {}"),
+        (["warm_start.points=[{lr: 0.1}]"], "warm_start {}"),
+        (["search.seed=9"], "search.seed {} 0"),
+        (["training.batch_size=largest"], "training.batch_size {} per_worker"),
+        (["training.lr_scaling=sqrt"], "training.lr_scaling {} none"),
+        (["training.report_every_steps=5"], "training.report_every_steps {}"),
+    ],
 )
-def test_resume_keeps_what_the_sweep_is(capsys: pytest.CaptureFixture[str], sweep: SweepFolder, key: str) -> None:
-    code, _, err = run(capsys, "resume", "small", key)
-    name = key.partition("=")[0].partition(".")[0]
-    assert (code, err) == (2, f"error: {name} is part of what the sweep is, and stays; start a new sweep for another\n")
+def test_resume_keeps_what_the_sweep_is(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, words: list[str], stays: str
+) -> None:
+    code, _, err = run(capsys, "resume", "small", *words)
+    said = stays.format("is part of what the sweep is, and stays", storage=Path("results").resolve())
+    assert (code, err) == (2, f"error: {said}; start a new sweep for another\n")
+
+
+@pytest.mark.parametrize(
+    "key", ["search.sampler=qmc", "schedule.scheduler=none", "schedule.max_epochs=30", "training.deterministic=true"]
+)
+def test_resume_takes_another_sampler_or_scheduler(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    began: list[Spec] = []
+    monkeypatch.setattr("orchestrator.sweep.resume", lambda folder, spec, view: began.append(spec))
+    monkeypatch.setattr("orchestrator.front.run_sweep", lambda begin: begin() or 0)
+    assert run(capsys, "resume", "small", key)[0] == 0
+    before = Spec.from_yaml(sweep.read_text("sweep.yaml"))
+    (changed,) = began
+    name, _, value = key.partition("=")
+    assert str(attrgetter(name)(changed)).lower() == value != str(attrgetter(name)(before)).lower()
+    assert changed.search.seed == before.search.seed
+
+
+def test_the_schedule_of_a_population_stays(capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+    said = (
+        "error: schedule stays that of scheduler={}: trials of a population (pbt, pb2) copy each other's checkpoints,"
+        " which no other schedule keeps; start a new sweep for another\n"
+    )
+    mutated = "schedule.mutate=[lr]"
+    assert run(capsys, "resume", "small", "schedule.scheduler=pbt", mutated)[::2] == (2, said.format("asha"))
+    spec = Spec.from_yaml(sweep.read_text("sweep.yaml"))
+    population = spec.schedule.model_copy(update={"scheduler": "pbt", "mutate": ["lr"]})
+    sweep.write_text("sweep.yaml", spec.model_copy(update={"schedule": population}).to_yaml())
+    for key in ("schedule.scheduler=asha", "schedule.interval_epochs=3"):
+        assert run(capsys, "resume", "small", key)[::2] == (2, said.format("pbt"))
+
+
+def test_a_budget_that_is_spent_starts_nothing(capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+    spec = Spec.from_yaml(sweep.read_text("sweep.yaml"))
+    ledger = Ledger(sweep, spec)
+    for record in ledger.records:
+        ledger.end(Ended(number=record.number, outcome=Outcome.PRUNED))
+    results.write(sweep, results.build(spec, sweep, ledger.records, Status.FINISHED))
+    run_already = len(ledger.records)
+    for words in (["budget.trials=2"], ["budget.trials=2", "search.sampler=qmc", "schedule.scheduler=none"]):
+        code, _, err = run(capsys, "resume", "small", *words)
+        assert code == 2
+        assert err == (
+            f"error: small has run {run_already} trials, and budget.trials is 2: nothing is left to run; write a larger"
+            " number\n"
+        )
 
 
 def test_a_trial_that_goes_back_says_so(
@@ -219,13 +285,79 @@ def test_a_trial_that_goes_back_says_so(
         code, out, _ = run(capsys, "resume", "small", "--from", f"2={sweep.show(sweep.checkpoint(2, epoch))}")
         assert code == 0
         assert (said in out) is says
-        assert list(sweep.checkpoints(2)) == ([1] if epoch == 1 else [2])
-        sweep.write_text(sweep.checkpoint(2, 1), "weights 1")
+        # An earlier one may be that of its best epoch, which the record names.
+        assert list(sweep.checkpoints(2)) == [1, 2][:epoch]
+
+
+def test_a_trial_keeps_its_checkpoints_where_another_ones_is_refused(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder
+) -> None:
+    sweep.write_text(sweep.checkpoint(2, 2), "weights 2")
+    good, bad = f"2={sweep.show(sweep.checkpoint(2, 1))}", "2=nowhere.ckpt"
+    code, _, err = run(capsys, "resume", "small", "--from", good, "--from", good, "--from", bad, "--from", "zero")
+    assert code == 2
+    assert f"error: --from {good}: trial 2 has one already, and goes on from one; take one out\n" in err
+    assert f"error: --from {bad}: nowhere.ckpt is no checkpoint of a sweep (epoch-0003.ckpt)\n" in err
+    assert "'zero' is no unfinished trial" in err
+    assert list(sweep.checkpoints(2)) == [1, 2]
+
+
+def test_resume_keeps_the_place_of_the_sweeps_page(capsys: pytest.CaptureFixture[str], sweep: SweepFolder) -> None:
+    Ledger(sweep, Spec.from_yaml(sweep.read_text("sweep.yaml"))).remember("wandb_sweep", "abc")
+    code, _, err = run(capsys, "resume", "small", "tracking.project=other", "tracking.entity=others")
+    assert code == 2
+    for key in ("project", "entity"):
+        assert f"error: tracking.{key} is where W&B has the sweep, and stays; start a new sweep for another\n" in err
+
+
+@pytest.mark.parametrize("given", [["--from", "2=elsewhere.ckpt"], ["budget.trials=9"]])
+def test_what_a_paused_sweep_cannot_take_in_is_refused(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, given: list[str]
+) -> None:
+    """Its process has read its spec, and its trials; without a word that would be lost."""
+    ledger = Ledger(sweep, spec := Spec.from_yaml(sweep.read_text("sweep.yaml")), read_only=True)
+    results.write(sweep, results.build(spec, sweep, ledger.records, Status.PAUSED))
+    with sweep.locked():
+        code, _, err = run(capsys, "resume", "small", *given)
+    assert code == 2
+    assert err.startswith(f"error: small is paused, and its process goes on as it was begun: for {' '.join(given)}, ")
+    assert f"first `python -m orchestrator stop {sweep.show('').rstrip('/')}`" in err
+
+
+@pytest.mark.parametrize("given", ["0=team/project/model-small-0:best", "9=elsewhere.ckpt", "zero"])
+def test_a_finished_sweep_has_no_trial_to_go_on_from_elsewhere(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, given: str
+) -> None:
+    """Without a word it would be lost, beside the news that the sweep is finished."""
+    ledger = Ledger(sweep, spec := Spec.from_yaml(sweep.read_text("sweep.yaml")))
+    ledger.end(Ended(number=2, outcome=Outcome.FAILED))
+    results.write(sweep, results.build(spec, sweep, ledger.records, Status.FINISHED))
+    del ledger
+    code, out, err = run(capsys, "resume", "small", "--from", given)
+    assert (code, out, err) == (2, "", f"error: {no_trial(given, 'none')}\n")
+
+
+def no_trial(given: str, there: str) -> str:
+    number = given.partition("=")[0]
+    return f"--from {given}: '{number}' is no unfinished trial; there are: {there} (write TRIAL=CHECKPOINT)"
+
+
+def test_every_wrong_trial_is_named_before_a_checkpoint_is_placed(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder
+) -> None:
+    right, wrong = f"2={sweep.show(sweep.checkpoint(2, 1))}", ["7=elsewhere.ckpt", "two=elsewhere.ckpt"]
+    sweep.write_text(sweep.checkpoint(2, 1), "weights")
+    code, _, err = run(capsys, "resume", "small", *(word for each in (right, *wrong) for word in ("--from", each)))
+    assert (code, err) == (2, "".join(f"error: {no_trial(each, '2')}\n" for each in wrong))
+    assert sweep.source(2) is None
 
 
 def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "validate", "space={lr: {options: [1, 2]}}")
-    assert (code, out) == (0, "valid: digits, maximize val/accuracy over lr\n")
+    assert (code, out) == (
+        0,
+        "valid: digits, maximize val/accuracy over lr\nthe cluster and W&B were not asked: `preflight` does\n",
+    )
 
 
 @pytest.mark.parametrize("kind", ["trainables", "spaces"])
@@ -341,7 +473,7 @@ def test_resume_notices_that_the_space_changed(
     assert "~ lr: 0.1, 0.2 -> 0.1, 0.2, 0.3" in err
     assert "--as-recorded goes on with the space as it was" in err
     code, _, err = run(capsys, "resume", "small", "goal=minimize", "--as-recorded")
-    assert err == "error: goal is part of what the sweep is, and stays; start a new sweep for another\n"
+    assert err == "error: goal is part of what the sweep is, and stays maximize; start a new sweep for another\n"
 
 
 def test_a_word_that_a_verb_does_not_know_gets_the_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,6 +481,8 @@ def test_a_word_that_a_verb_does_not_know_gets_the_near_miss(capsys: pytest.Capt
     assert (
         "no 'lst' here; did you mean 'list'? there are: list, show, validate, diff, export" in capsys.readouterr().err
     )
+    assert cli.main(["spaces", "export", "mlp", "--lossi"]) == 2
+    assert "no option '--lossi'; did you mean '--lossy'? spaces export has: --help" in capsys.readouterr().err
     assert cli.main(["search", "budget.trials"]) == 2
     assert "to set a key of the spec, write budget.trials=VALUE" in capsys.readouterr().err
     assert cli.main(["search", "tracking.project=a/b", "--dry-run"]) == 2

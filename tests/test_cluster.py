@@ -6,14 +6,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import S3_KEYS, Sweeps, clean_environment, make_sweeps, temporary
+from doubles.wandb_server import WandbServer
 from test_sweep import PROBE, options, space, trained
 
 from benchmarks.nodes import Nodes, brought_up
 from orchestrator import runlog
+from orchestrator.ledger import Ledger
+from orchestrator.spec import Spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -75,7 +81,10 @@ def test_nodes_that_go_cost_no_attempt(sweeps_there: Sweeps, nodes: Nodes) -> No
     assert stored.newest(0) == stored.checkpoint(0, 4)
     assert sum(trained(sweeps.folder).values()) == 4  # what was checkpointed is not trained again
     stored.download_tree("wandb")
-    assert len(stored.run_files("moved-0")) in (2, 3)  # one run: what a killed rank 0 logged is gone with its node
+    runs = stored.run_files("moved-0")
+    assert len(runs) in (2, 3)  # one run: what a killed rank 0 logged is gone with its node
+    samples = [sample for run in runs for sample in runlog.samples(run, after=runlog.IDENTITY)[0]]
+    assert {name.partition("/l:")[2].rpartition("-")[2] for sample in samples for name in sample.values} == {"", "1"}
 
 
 def test_a_trial_goes_on_with_fewer_workers_and_grows_again(sweeps_there: Sweeps, nodes: Nodes) -> None:
@@ -114,6 +123,48 @@ def test_a_trial_goes_on_with_fewer_workers_and_grows_again(sweeps_there: Sweeps
     assert any(runlog.has_row(run, "workers", workers=2) for run in runs)
 
 
+def test_two_elastic_trials_share_nodes_and_one_that_fails_them_is_avoided(
+    sweeps_there: Sweeps, nodes: Nodes, tmp_path: Path
+) -> None:
+    sweeps = sweeps_there
+    for _ in range(4):
+        nodes.add(1)
+    with WandbServer() as server:
+        machine = server.env["WANDB_BASE_URL"].removeprefix("http://")
+        (tmp_path / "nodes" / ".netrc").write_text(f"machine {machine} login user password {'0' * 40}\n")  # another key
+        online = replace(sweeps, environment=sweeps.environment | server.env)
+        said = online.run("preflight", *PROBE, "tracking.mode=online", "name=asked", space(x=options(0.125)))
+        assert server.unknown == []
+    assert said.count("refuses the key (401)") == 1  # each node's own is asked with
+    assert "4 nodes, such as" in said
+    assert "all is well: 1 trials at once" in said
+    process = sweeps.start(
+        "search", *PROBE, "name=shared", "search.sampler=grid", "schedule.scheduler=none", "schedule.max_epochs=9999",
+        "failures.retries=1", f"params.folder={sweeps.folder}", "params.behaviour=fail_on_a_node", "params.step_s=0.2",
+        "resources.workers=1..2", "resources.concurrency=2", space(x=options(0.125, 0.25, 0.375, 0.5, 0.625)),
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    (avoided,) = islice((line for line in lines if "is avoided: trials" in line), 1)
+    sweeps.until("shared", lambda found: len(running(found)) == 2)  # on the three that are left
+    assert "shared is cancelled" in sweeps.run("cancel", "shared")
+    assert f"{avoided.partition(' is avoided')[0].strip()} kept failing trials, and was avoided" in sweeps.end(process)
+    stored = sweeps.stored("shared")
+    records = Ledger(stored, Spec.from_yaml(stored.read_text("sweep.yaml")), read_only=True).records
+    failed = [record for record in records if record.state == "FAIL"]
+    assert len(failed) <= 1  # the second that fails there is tried again elsewhere
+    one, other = (record.attempts[-1] for record in records if record not in failed)
+    assert one.ended
+    assert other.ended
+    assert max(one.started, other.started) < min(one.ended, other.ended)  # both at once
+    assert {attempt.workers for record in records for attempt in record.attempts} == {1, 2}
+
+
+def running(found: dict[str, Any]) -> list[int]:
+    """The trials of a sweep that train, and have come to their second epoch."""
+    return [trial["number"] for trial in found["trials"] if trial["state"] == "RUNNING" and trial["epochs"] >= 2]
+
+
 # What is left where a node goes just as a worker group starts on it: the Ray Train run that reserved it is over.
 FORGET = """
 import time
@@ -149,6 +200,7 @@ with cluster.connected():
 
 def test_what_a_dead_actor_had_reserved_is_freed(ray_address: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORGET], env=os.environ | {"RAY_ADDRESS": ray_address}, capture_output=True, text=True
-    )
+        [sys.executable, "-c", FORGET],
+        env=os.environ | {"RAY_ADDRESS": ray_address}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
     assert done.stdout == "1 CREATED\n", done.stderr

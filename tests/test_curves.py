@@ -15,6 +15,7 @@ from scipy.optimize import check_grad
 from scipy.stats import norm
 
 from orchestrator.axes import Axes
+from orchestrator.costs import EPOCH_S
 from orchestrator.curves import Curve, CurveSampler, log_expected_improvement, scores
 from orchestrator.distributions import chosen_for, distribution
 from orchestrator.space import Space
@@ -156,3 +157,22 @@ def test_it_proposes_nothing_twice_and_nothing_where_nothing_is_left() -> None:
     assert CurveSampler(space, 0).sample_relative(study, new, {}) == points[-1]
     study.add_trial(a_trial({1: 1.0}, params=points[-1], distributions=kinds))
     assert CurveSampler(space, 0).sample_relative(study, new, {}) == {}
+
+
+def test_of_equals_it_proposes_what_costs_less_as_far_as_cost_counts() -> None:
+    study = a_study(40)
+    for trial in study.get_trials(deepcopy=False):  # depth matters to the cost alone
+        trial.user_attrs[EPOCH_S] = 4.0 ** -trial.params["depth"]
+    for trial, nonsense in zip(study.get_trials(deepcopy=False), (0.0, -1.0, math.nan, math.inf), strict=False):
+        trial.user_attrs[EPOCH_S] = nonsense  # it counts as not timed
+    study.ask()
+    new = study.get_trials(deepcopy=False)[-1]
+    depths = {
+        exponent: [
+            CurveSampler(SPACE, seed, cost_exponent=exponent).sample_relative(study, new, {})["depth"]
+            for seed in range(12)
+        ]
+        for exponent in (0.0, 1.0)
+    }
+    assert sum(depths[1.0]) > sum(depths[0.0])
+    assert depths[1.0].count(4) > len(depths[1.0]) / 2

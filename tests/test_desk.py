@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import os
@@ -20,10 +22,10 @@ from conftest import clean_environment
 from doubles.wandb_server import HISTORY, Run, WandbServer
 from writer import Writer
 
-from orchestrator import runlog
+from orchestrator import runlog, sweep
 from orchestrator.artifact import job_of
 from orchestrator.desk import Desk
-from orchestrator.folder import SweepFolder
+from orchestrator.folder import SweepFolder, sent_marker
 from orchestrator.ledger import Ledger
 from orchestrator.messages import Asked, Ended, Joined, Landed, Notice, Outcome, Report, Started
 from orchestrator.spec import Spec, check, resolve
@@ -64,8 +66,8 @@ class Stage:
         self.desk = Tracking(self.folder, sweep_id=sweep_id, command="python -m orchestrator search x")
         return self.desk
 
-    def work(self, first: int, last: int, end: str = "well") -> None:
-        """Run trials, and tell the desk of them as the sweep does."""
+    def work(self, first: int, last: int, end: str = "well", *, told: str = "") -> None:
+        """Run trials, and tell the desk of them as the sweep does; `told` is in what workers tell, if they may."""
         assert self.desk is not None
         for said in self.write(first, last, end):
             match said:
@@ -73,6 +75,8 @@ class Stage:
                     self.desk.follow(number, segment)
                 case "ended", number:
                     self.desk.ended(number, "complete", None, closed=True)
+                case "notice", text if told and told in text:
+                    pass
                 case _:
                     pytest.fail(str(said))
 
@@ -80,7 +84,7 @@ class Stage:
         """Run trials that nobody is told of."""
         return Writer(self.folder, {**self.environment, "WANDB_API_KEY": ""}, first, last, end)
 
-    def until(self, holds: Callable[[], bool], timeout_s: float = 60) -> None:
+    def until(self, holds: Callable[[], bool], timeout_s: float = 120) -> None:
         """Wait for something that the desk does."""
         assert self.desk is not None
         deadline = time.monotonic() + timeout_s
@@ -179,6 +183,9 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     here.until(lambda: Landed(number=2, url=f"{server.url}/team/p/runs/s-2") in here.heard)
     ledger = here.record(4, Ended(number=2, outcome=Outcome.FAILED, error="killed"))
     here.desk.ended(2, "failed", "killed", closed=False, job=job_of(ledger.records[2]))
+    here.until(lambda: [len(version.aliases) for version in server.artifacts.get("model-s-1", [])] == [1, 1])
+    kept, _ = server.artifacts["model-s-1"]
+    kept.aliases.add("production")  # somebody counts on it
     here.desk.evict([1])
     assert here.finish(winner=0) == [], here.notices
     (sweep,) = server.sweeps.values()
@@ -190,6 +197,7 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     assert (run.summary["best_epoch"], run.summary["epochs"], run.summary["outcome"]) == (2, 3, "complete")
     assert (run.config["x"], run.config["sweep"]["seed"], run.display_name) == (0.5, 7, "s/0")
     assert b"\nwandb==" in run.files["requirements.txt"]
+    assert [row["system.cpu/l:elsewhere"] for row in run.events if "system.cpu/l:elsewhere" in row] == [12.5]
     assert (dead.state, dead.exit_code, dead.summary["outcome"], dead.summary["error"]) == (
         "failed", 1, "failed", "killed",
     )  # fmt: skip
@@ -205,7 +213,10 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     assert best.aliases == {"best", "sweep-best"}
     assert best.metadata["value"] == 0.2
     assert (best.metadata["epoch"], best.metadata["hyperparameters"]) == (2, {"x": 0.5})
-    assert server.artifacts["model-s-1"] == []  # evicted
+    assert (best.metadata["metric"], best.metadata["goal"], best.metadata["seed"]) == ("score", "maximize", 7)
+    checksum = base64.b64encode(hashlib.md5(b"0/2").digest()).decode()
+    assert best.metadata["checksum"] == {"md5, base64": checksum}
+    assert server.artifacts["model-s-1"] == [kept]  # the other is evicted
     assert [(link.source, link.aliases) for link in server.artifacts["winners"]] == [(best, {"candidate", "latest"})]
     assert not list((here.folder.work / "wandb" / "checkpoints").iterdir())
     assert run.files["model.onnx"] == b"as exported"
@@ -217,7 +228,7 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     here.work(3, 4, "pause")
     assert here.desk is not None
     here.desk.follow(4, "wandb/offline-run-20261121_120000-s-4")
-    here.until(lambda: server.runs["s-3"].summary.get("outcome") == "paused")
+    here.until(lambda: "s-3" in server.runs and server.runs["s-3"].summary.get("outcome") == "paused")
     here.desk.ended(3, "pruned", None, closed=False)
     here.desk.ended(4, "complete", None, closed=True)
     assert here.finish(winner=3, former=[0]) == ["s-4"]
@@ -231,7 +242,7 @@ def test_runs_arrive_while_they_are_written(server: WandbServer, stage: Callable
     # An unfinished trial is to go on from a checkpoint that W&B has.
     here.folder.drop_checkpoints(0)
     Ledger(here.folder, here.spec, create=True).ask()
-    resume._place(here.folder, here.spec, "0=team/p/model-s-0:best")
+    resume._place(here.folder, here.spec, ["0=team/p/model-s-0:best"])
     assert here.folder.checkpoints(0) == {2: "trials/0/epoch-0002.ckpt"}
     assert here.folder.read_text("trials/0/epoch-0002.ckpt") == "0/2"
 
@@ -367,6 +378,62 @@ def test_two_sweeps_of_one_name_keep_their_runs(
     assert len(server.artifacts["model-s-1"]) == 2
 
 
+def test_runs_say_what_they_come_from(server: WandbServer, stage: Callable[..., Stage]) -> None:
+    """The version that they started from, whatever becomes of its alias meanwhile, and the trial that they repeat."""
+    first = stage()
+    first.open()
+    first.work(0, 1)
+    assert first.finish() == []
+    best, latest = server.artifacts["model-s-0"]
+    here = stage(project="other")
+    with sweep._weights(here.spec.model_copy(update={"start_from": "team/p/model-s-0:best"})) as (here.spec, weights):
+        assert weights is not None
+        assert weights.read_text() == "0/2"
+    here.folder.write_text("sweep.yaml", here.spec.to_yaml())
+    best.aliases.remove("best")
+    latest.aliases.add("best")
+    here.open()
+    here.work(1, 2)
+
+    # One of its trials goes on from a checkpoint of another one.
+    ledger = Ledger(here.folder, here.spec, create=True)
+    for _ in range(3):
+        ledger.ask()
+    resume._place(here.folder, here.spec, ["2=team/p/model-s-0:best"])
+    latest.aliases.clear()
+    here.work(2, 3)
+    assert here.finish(winner=None) == [], here.notices
+    assert server.runs["s-1"].config["sweep"]["start_from"] == "team/p/model-s-0:v0"
+    assert server.runs["s-1"].used_artifacts == ["model-s-0:v0"]
+    assert server.runs["s-2"].used_artifacts == ["model-s-0:v0", "model-s-0:v1"]
+    assert here.notices == []
+
+    # What they started from is deleted.
+    server.artifacts["model-s-0"].remove(best)
+    here.open(list(server.sweeps)[-1])
+    here.work(3, 5, "repeat")
+    assert here.finish(winner=None) == []
+    assert [server.runs[f"s-{number}"].group for number in range(5)] == [None, None, None, *["s/0 repeated"] * 2]
+    assert here.notices == [
+        "team/p/model-s-0:v0 is not in W&B any more, so that runs cannot say there that they started from it"
+    ]
+
+
+def test_a_run_of_no_sweep_is_left_alone(server: WandbServer, stage: Callable[..., Stage]) -> None:
+    here = stage()
+    here.open()
+    here.work(0, 1)
+    assert here.finish(winner=None) == []
+    run = server.runs["s-0"]
+    run.sweep_id, run.raw_config = None, {"lr": {"value": 0.1}}  # as if it were somebody's
+    before = (run.upserts, list(run.chunks), dict(run.files))
+    here.record(1)
+    (path,) = here.folder.run_files("s-0")
+    sent_marker(path).unlink()
+    assert "s-0 (W&B's project team/p has a run s-0 which is of no sweep: it is left alone" in here.sync(code=1)
+    assert (run.upserts, list(run.chunks), dict(run.files)) == before
+
+
 def test_files_that_are_refused_are_missed(server: WandbServer, stage: Callable[..., Stage]) -> None:
     """Media and other files of a run: the SDK's engine says nothing of them, so they are looked for."""
     here = stage()
@@ -378,7 +445,7 @@ def test_files_that_are_refused_are_missed(server: WandbServer, stage: Callable[
     assert server.runs["s-0"].files == {}
     server.heal()
     here.record(1)
-    assert "1 runs brought to W&B" in here.sync()
+    assert "1 run brought to W&B" in here.sync()
     saved = server.runs["s-0"].files
     assert {name.partition("_")[0] for name in saved} >= {"media/table/words", "requirements.txt"}
 
@@ -388,7 +455,7 @@ def test_files_that_are_refused_are_missed(server: WandbServer, stage: Callable[
     here.environment["WANDB_IGNORE_GLOBS"] = "requirements.txt,media/*"
     assert "0 runs brought to W&B" in here.sync()
     del here.environment["WANDB_IGNORE_GLOBS"]
-    assert "1 runs brought to W&B" in here.sync()
+    assert "1 run brought to W&B" in here.sync()
     assert b"\nwandb==" in saved["requirements.txt"]
     assert [name for name in saved if name.startswith("media/")]
 
@@ -410,19 +477,19 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
     ledger.report(
         Report(number=0, epoch=4, value=0.1, metrics={}, best_epoch=2, checkpoint=newest, best_checkpoint=best)
     )
-    assert "1 runs brought to W&B" in here.sync()
+    assert "1 run brought to W&B" in here.sync()
     there = {name: data for version in server.artifacts["model-s-0"] for name, data in version.files.items()}
     assert there == {"epoch-0002.ckpt": b"0/2", "epoch-0004.ckpt": b"0/4"}
     aliases = {min(version.files): version.aliases for version in server.artifacts["model-s-0"]}
     assert aliases == {"epoch-0002.ckpt": {"best", "sweep-best"}, "epoch-0004.ckpt": {"latest"}}
-    assert "0 runs brought to W&B, 1 were there" in here.sync()
+    assert "0 runs brought to W&B, 1 was there" in here.sync()
 
     # Somebody deletes the page, and everything else is there.
     (former,) = server.sweeps
     server.delete_sweep(former)
-    printed = here.sync()
-    assert f"another one is made ({former})" in printed
-    assert "0 runs brought to W&B, 1 were there" in printed
+    server.fail(403, count=1, path="UpsertBucket")  # before the run is in the new one
+    assert f"another one is made (it was {former})" in here.sync(code=1)
+    assert "0 runs brought to W&B, 1 was there" in here.sync()
     (sweep,) = server.sweeps.values()
     assert (sweep.run_ids, server.runs["s-0"].sweep_id) == (["s-0"], sweep.id)
     assert sweep.id != former
@@ -431,13 +498,13 @@ def test_of_a_trial_that_went_on_the_checkpoints_that_are_kept_last_stay(
     here.folder.write_text(here.folder.onnx(0), "as exported")
     here.folder.write_text("results.json", json.dumps({"status": "interrupted"}))
     for _ in range(2):
-        assert "0 runs brought to W&B, 1 were there" in here.sync()
+        assert "0 runs brought to W&B, 1 was there" in here.sync()
         assert server.runs["s-0"].files["model.onnx"] == b"as exported"
 
-    # All of it is sent once more, though a checkpoint that was logged is nowhere any more; one that is marked stays.
+    # All of it is sent once more, though a checkpoint that was logged is nowhere any more.
     server.artifacts["model-s-0"].clear()
     del server.runs["s-0"].lines[HISTORY][0]
-    assert "1 runs brought to W&B" in here.sync()
+    assert "1 run brought to W&B" in here.sync()
     there = {name: data for version in server.artifacts["model-s-0"] for name, data in version.files.items()}
     assert there == {"epoch-0002.ckpt": b"0/2", "epoch-0004.ckpt": b"0/4"}
 
@@ -497,14 +564,17 @@ def test_what_is_refused_at_the_end_is_named_and_nothing_else_is_lost(
     assert "sweep-best" in best.aliases
     assert [link.source for link in server.artifacts["winners"]] == [best]
     server.heal()
-    assert "0 runs brought to W&B, 1 were there" in here.sync()
+    assert "0 runs brought to W&B, 1 was there" in here.sync()
     assert sweep.state == "FINISHED"
 
 
 @pytest.mark.parametrize(
     ("size_mib", "end"), [pytest.param(1, "well", id="full"), pytest.param(80, "fill", id="fills up")]
 )
-def test_a_full_disk_costs_no_trial(size_mib: int, end: str, stage: Callable[..., Stage], tmp_path: Path) -> None:
+def test_a_full_disk_costs_no_trial(
+    size_mib: int, end: str, stage: Callable[..., Stage], server: WandbServer, tmp_path: Path
+) -> None:
+    """The desk and `sync` find what was written elsewhere."""
     here = stage()
     runs = here.folder.work / "wandb"
     runs.mkdir()
@@ -514,21 +584,22 @@ def test_a_full_disk_costs_no_trial(size_mib: int, end: str, stage: Callable[...
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        worker = here.write(0, 2, end)
-        said = list(worker)
-        written = [
-            sum(runlog.read(path).rows for path in tmp_path.glob(f"*/wandb/offline-run-*/run-s-{number}.wandb"))
-            for number in range(2)
-        ]
+        desk = here.open()
+        here.work(0, 2, end, told="MiB are left on its disk")
+        assert here.finish(winner=None) == [], here.notices
+        desk.close()
+        for number in range(2):
+            (path,) = tmp_path.glob(f"orchestrator-s-*/wandb/offline-run-*/run-s-{number}.wandb")
+            assert runlog.read(path).ended
+            run = server.runs[f"s-{number}"]
+            assert [row["score"] for row in run.history if "score" in row] == list(CURVE.values())
+            assert (run.state, run.summary["outcome"], run.summary["epochs"]) == ("finished", "complete", 3)
+            assert [version.aliases for version in server.artifacts[f"model-s-{number}"]] == [{"best"}, {"latest"}]
+        del server.runs["s-1"].lines[HISTORY][1]
+        here.record(2)
+        assert "1 run brought to W&B, 1 was there" in here.sync()
     finally:
         subprocess.run(["umount", str(runs)], check=True)
-    assert worker.code == 0
-    assert any(word == "notice" and "MiB are left on its disk" in str(more[0]) for word, *more in said)
-    assert ("ended", 1) in said
-    assert written == [4, 4]
-    for number in range(2):
-        (path,) = tmp_path.glob(f"orchestrator-s/wandb/offline-run-*/run-s-{number}.wandb")
-        assert runlog.read(path).ended
 
 
 class Odd:

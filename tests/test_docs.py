@@ -152,12 +152,10 @@ class TestCommands:
         arguments = ["search", *words] if module == "orchestrator.search" else words
         if not arguments or arguments == ["--help"]:
             return
-        parsed = cli.make_parser().parse_args(arguments)
+        parsed = cli.parse(arguments)
         if arguments[0] in ("search", "validate", "preflight"):
-            front.read_spec(
-                front.take_cluster(parsed.words)[1]
-            )  # raises InputError for a sweep or an override that is none
-        elif overrides := front.take_cluster(getattr(parsed, "words", []))[1]:
+            front.read_spec(parsed.words)  # raises InputError for a sweep or an override that is none
+        elif overrides := getattr(parsed, "words", []):
             specs.check(specs.read(None).model_dump(mode="json"), overrides)
             assert not set(resume.FIXED) & {override.partition("=")[0] for override in overrides}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from pathlib import Path
 
 import pytest
 from doubles import datasets
-from torchvision.datasets import MNIST
+from torchvision.datasets import CIFAR10, MNIST
 
 from orchestrator.errors import InputError
 from trainables._download import cache_folder, download
@@ -62,6 +63,22 @@ def test_no_network_is_said_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=r"MNIST is not in .*/data, and cannot be downloaded .*params\.data_dir=DIR"):
         download(MNIST, tmp_path / "data")
     assert not (tmp_path / "data" / "MNIST").exists()
+
+
+@pytest.mark.parametrize("kind", [MNIST, CIFAR10])
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[MNIST | CIFAR10]
+) -> None:
+    monkeypatch.setattr("trainables._download.SILENCE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        monkeypatch.setattr(CIFAR10, "url", f"{address}cifar.tar.gz")
+        with pytest.raises(
+            InputError, match=rf"{kind.__name__} is not in .*/data, and cannot be downloaded \(.*timed out"
+        ):
+            download(kind, tmp_path / "data")
+    assert socket.getdefaulttimeout() is None
 
 
 def test_the_cache_is_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class Trial:
     attempts: tuple[Stretch, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     curve: dict[int, float] = field(default_factory=dict)
-    error: str | None = None
+    outcome: str = "complete"
     repeat_of: int | None = None
 
 
@@ -123,7 +123,7 @@ def test_the_terminator_sees_that_nothing_is_left() -> None:
     assert improvement.room([], flat.direction) == math.inf
     asked = improvement.Improvement()
     assert asked.left(flat) is None
-    asked._thread.shutdown()
+    wait([asked._asked])
     assert asked.left(flat) == rooms[0]
 
 
@@ -167,12 +167,27 @@ class TestAdvice:
         assert "kind hardly mattered; fix it" in found
 
     def test_failures(self) -> None:
-        failed = [Trial(number, state="FAIL", error="boom") for number in range(2)]
+        failed = [Trial(number, state="FAIL", outcome="failed") for number in range(2)]
         fine = [Trial(number, 0.5) for number in range(2, 10)]
         assert "2 of 10 trials failed" in self.said(failed + fine)
         assert self.said([failed[0], *fine]) == ""
-        diverged = [Trial(number, 0.1, state="PRUNED", error="nan") for number in range(2)]
-        assert "2 of 10 trials diverged" in self.said(diverged + fine)
+
+    @pytest.mark.parametrize(
+        ("outcome", "said"),
+        [
+            ("diverged", "2 of 10 trials diverged; a smaller learning rate or a warm-up"),
+            ("out_of_memory", "2 of 10 trials ran out of memory; take what is too large out of the space"),
+            ("infeasible", "2 of 10 trials broke a constraint; narrow the space"),
+            ("pruned", ""),
+        ],
+    )
+    def test_what_comes_to_nothing_by_its_hyperparameters(self, outcome: str, said: str) -> None:
+        bad = [Trial(number, 0.1, state="PRUNED", outcome=outcome) for number in range(2)]
+        fine = [Trial(number, 0.5) for number in range(2, 10)]
+        assert self.said([bad[0], *fine]) == ""
+        found = self.said(bad + fine)
+        assert said in found
+        assert len(found.splitlines()) == bool(said)
 
     @pytest.mark.parametrize(("sign", "expected"), [(1, "looks sound"), (-1, "too eager")])
     def test_pruning(self, sign: int, expected: str) -> None:
@@ -187,4 +202,4 @@ class TestAdvice:
         again = [Trial(3 + index, value, repeat_of=0) for index, value in enumerate((0.86, 0.88, 0.9))]
         found = self.said(trials + again)
         assert "with 3 other seeds the best configuration gives m 0.88 +- 0.02 (standard deviation)" in found
-        assert "1 other trials are within two standard deviations" in found
+        assert "1 other trial is within two standard deviations" in found

@@ -96,10 +96,10 @@ class Fleet:
         before = self.epochs()
         until(lambda: self.epochs() > before)
 
-    def on_the_head(self, command: str) -> str:
-        """Have a command run there, from the laptop; what it printed."""
-        there = f"cd ~/orchestrator && python -m orchestrator {command}"
-        return self.network.run("laptop", f"cd {ROOT} && ray exec {self.file} '{there}'", timeout_s=900)
+    def ask(self, command: str, code: int = 0) -> str:
+        """Have a command run on the head, from the laptop; what it printed here."""
+        there = f"cd {ROOT} && python -m orchestrator {command} cluster={self.file}"
+        return self.network.run("laptop", there, code=code, timeout_s=900)
 
 
 def until(condition: Callable[[], bool], limit_s: float = 600) -> None:
@@ -150,9 +150,12 @@ def test_a_fleet_loses_its_hosts_one_by_one_and_the_trial_goes_on(fleet: Fleet) 
     network.start(killed)
     fleet.ray_up()
     until(lambda: fleet.alive() == 4)
-    assert "dead" in fleet.on_the_head("status fleet")
+    assert fleet.ask("status fleet").startswith("fleet: dead ")
+    assert "no job 'fleet' on the head" in fleet.ask("attach fleet", code=2)  # which knows nothing of before
     enough = fleet.epochs() + 2
-    fleet.on_the_head(f"resume fleet schedule.max_epochs={enough}")
+    printed = fleet.ask(f"resume fleet schedule.max_epochs={enough}")
+    assert "trial 0  COMPLETE  val/accuracy" in printed
+    assert "best: trial 0" in printed
     results = json.loads((network.folder / "sweeps/fleet/results.json").read_text())
     assert results["status"] == "finished"
     (trial,) = results["trials"]

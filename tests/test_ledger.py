@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from orchestrator.costs import EPOCH_S
 from orchestrator.errors import StorageError
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import STATES, Ledger, TrialRecord
@@ -116,6 +119,22 @@ class TestOneTrial:
         ledger = open_ledger(make_spec(checkpoints={"keep": "none"}), create=True)
         ledger.ask()
         assert ledger.report(make_report(0, 1, 0.5)).checkpoint is None
+
+    def test_a_trial_began_when_its_workers_did_not_when_the_sweep_heard_of_it(self, open_ledger: Open) -> None:
+        ledger = open_ledger(create=True)
+        ledger.ask()
+        began = datetime(2026, 11, 30, 12).astimezone()
+        record = ledger.start(Started(number=0, slot="s", wandb_run=None, at=began.timestamp()))
+        assert record.started == record.attempts[0].started == began
+
+    def test_what_an_epoch_costs_is_the_least_that_one_took(self, open_ledger: Open) -> None:
+        ledger = open_ledger(create=True)
+        ledger.ask()
+        for epoch, took_s in enumerate((None, 5.0, 2.0, 3.0), start=1):
+            ledger.report(replace(make_report(0, epoch, 0.5), epoch_s=took_s))
+        ledger.end(Ended(number=0, outcome=Outcome.PRUNED, report=replace(make_report(0, 5, 0.5), epoch_s=1.5)))
+        [trial] = open_ledger()._study.get_trials()
+        assert trial.user_attrs[EPOCH_S] == 1.5
 
     def test_an_epoch_reported_again_stays_as_it_was(self, open_ledger: Open) -> None:
         ledger = open_ledger(create=True)

@@ -8,9 +8,13 @@ import json
 import os
 import random
 import shutil
+import sys
 import threading
+import types
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,12 +24,24 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from doubles import datasets
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
 from PIL import Image
-from torch.utils.data import DataLoader, TensorDataset
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import orchestrator.loops.lightning as lightning_loop
-from orchestrator import Trainable, TrainFunction, catalog, checkpoint, failures
+from orchestrator import Context, Trainable, TrainFunction, catalog, checkpoint, failures
+from orchestrator import spec as specs
 from orchestrator.attempt import Attempt
 from orchestrator.errors import SpecError, StorageFullError
 from orchestrator.folder import SweepFolder
@@ -35,6 +51,7 @@ from orchestrator.preemption import Preemption
 from orchestrator.spec import Spec
 from orchestrator.tracker import Tracker
 from orchestrator.trainable import AnyTrainable
+from trainables.cifar10 import Cifar10, Cifar10Net
 
 pytestmark = pytest.mark.timeout(1200)  # some train a ResNet, or compile, which a busy machine takes minutes for
 
@@ -300,6 +317,25 @@ class TestGoingOn:
             assert after[0] == before[-1]  # the last epoch again: the sweep may not have recorded it
             assert curves([*before, *after]) == curves(whole)
 
+    @pytest.mark.parametrize("loader_workers", [0, 2])
+    def test_so_does_one_whose_images_are_augmented(
+        self, tmp_path: Path, loader_workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        datasets.write_cifar10(tmp_path / "served", batch=8, test=1)
+        datasets.write_mnist(tmp_path / "served", train=1, test=1)
+        drawn = {"crop_padding": 4, "flip": True, "loader_workers": loader_workers, "held_out": 0.2, "batch_size": 8}
+        trainable = Trainable(model=Cifar10Net, data=Cifar10, model_args={"channels": 4}, data_args=drawn)
+        with datasets.in_place(tmp_path / "served"):
+            whole, _ = train(tmp_path / "whole", trainable, go_on)
+            before, ended = train(tmp_path / "cut", trainable, stop_at(3))
+            assert ended.outcome is Outcome.INTERRUPTED
+            after, _ = train(tmp_path / "cut", trainable, go_on, curve=recorded(before))
+            plain, _ = train(tmp_path / "plain", replace(trainable, data_args={**drawn, "flip": False}), go_on)
+        assert sorted(curves(whole)) == [1, 2, 3, 4, 5]
+        assert curves([*before, *after]) == curves(whole)
+        assert curves(plain) != curves(whole)
+
     def test_what_the_ledger_lacks_is_reported_from_the_checkpoint(self, tmp_path: Path) -> None:
         before, _ = train(tmp_path, Trainable(model=Drawing), stop_at(3))
         after, _ = train(tmp_path, Trainable(model=Drawing), go_on, curve={1: before[0].value})
@@ -374,6 +410,19 @@ class TestGoingOn:
             assert {report.epoch: report.value for report in [*before, *again, *once_more, *after]} == {
                 report.epoch: report.value for report in whole
             }
+
+    def test_what_an_epoch_cost_is_known_where_it_was_trained_in_one_piece(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = iter(range(1, 99))
+        with monkeypatch.context() as patch:
+            patch.setattr(Preemption, "is_announced", lambda _: next(asked) >= 6)  # in its second epoch, of 4 batches
+            (first,), ended = train(tmp_path, Trainable(model=Drawing), go_on)
+        assert ended.outcome is Outcome.MOVED
+        again, second, *others = train(tmp_path, Trainable(model=Drawing), go_on)[0]
+        assert again == first
+        assert second.epoch_s is None
+        assert all(report.epoch_s is not None and report.epoch_s > 0 for report in (first, *others))
 
     def test_a_schedule_can_ask_how_long_a_trial_is(self, tmp_path: Path) -> None:
         built: list[Drawing] = []
@@ -478,6 +527,32 @@ def test_a_split_belongs_to_the_sweep_and_not_to_a_slots_first_trial() -> None:
     assert splits[0] == splits[1]
 
 
+PREPARE_MODEL, PREPARE_DATA_LOADER = FunctionContext.prepare_model, FunctionContext.prepare_data_loader
+
+
+class Line:
+    """A small Fabric loop."""
+
+    kinds: ClassVar[list[type]] = []
+    """What the model was set up as."""
+
+    @classmethod
+    def learn(cls, context: Context) -> None:
+        fabric = context.fabric()
+        network = torch.nn.Linear(4, 1)
+        model, optimizer = fabric.setup(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
+        cls.kinds.append(type(model._forward_module))
+        state = {"model": model, "optimizer": optimizer}
+        if context.start_from:
+            fabric.load(context.start_from, state)
+        for epoch in context.epochs():
+            loss = (model(torch.ones(2, 4)) - 1).pow(2).mean()
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            context.report({"val/loss": loss.item()}, epoch=epoch, checkpoint=state)
+
+
 class TestFunctions:
     """Those that are shipped, on one worker that Ray has not started."""
 
@@ -501,6 +576,48 @@ class TestFunctions:
         assert ended.outcome is Outcome.COMPLETE
         assert after[0] == before[-1]
         assert curves([*before, *after]) == curves(whole)
+
+    def test_fabric_shares_a_model_out_on_cpus_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("orchestrator.loops.function.RayLightningEnvironment", LightningEnvironment)
+        monkeypatch.setattr(Line, "kinds", [])
+        whole, _ = train(tmp_path / "whole", TrainFunction(train=Line.learn), go_on)
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            shared = {"resources": {"strategy": "fsdp"}}
+            before, _ = train(tmp_path / "cut", TrainFunction(train=Line.learn), stop_at(2), **shared)
+            after, _ = train(tmp_path / "cut", TrainFunction(train=Line.learn), go_on, curve=recorded(before), **shared)
+        finally:
+            torch.distributed.destroy_process_group()
+        assert [kind.__name__ for kind in Line.kinds] == ["Linear", *["FullyShardedDataParallel"] * 2]
+        assert {r.epoch: r.value for r in [*before, *after]} == pytest.approx({r.epoch: r.value for r in whole})
+
+    def test_so_does_a_loop_of_plain_torch_and_saves_it_whole(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FunctionContext, "prepare_model", PREPARE_MODEL)
+        monkeypatch.setattr("ray.train.torch.prepare_model", lambda model, **_: model)
+        trainable, shared = catalog.load_trainable("plain_torch"), {"resources": {"strategy": "fsdp"}}
+        whole, _ = train(tmp_path / "whole", trainable, go_on)
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            before, _ = train(tmp_path / "cut", trainable, stop_at(2), **shared)
+            after, _ = train(tmp_path / "cut", trainable, go_on, curve=recorded(before), **shared)
+        finally:
+            torch.distributed.destroy_process_group()
+        assert recorded([*before, *after]) == pytest.approx(recorded(whole))
+        alone, of_several = (
+            torch.load(tmp_path / name / "x/trials/0/epoch-0005.ckpt", weights_only=True)["network"]
+            for name in ("whole", "cut")
+        )
+        assert {name: t.shape for name, t in of_several.items()} == {name: t.shape for name, t in alone.items()}
+
+    def test_a_strategy_that_a_loop_of_plain_torch_cannot_have_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FunctionContext, "prepare_model", PREPARE_MODEL)
+        more = {"resources": {"strategy": "lightning.pytorch.strategies:DDPStrategy"}}
+        with pytest.raises(SpecError, match=r":DDPStrategy', a strategy of Lightning's, .* or context\.fabric\(\)"):
+            train(tmp_path, catalog.load_trainable("plain_torch"), go_on, **more)
 
     @pytest.mark.parametrize("name", ["plain_torch", "resnet18_fabric"])
     def test_a_trial_can_begin_with_another_ones_weights(
@@ -541,12 +658,36 @@ class TestFunctions:
         finally:
             hook.remove()
 
+    def test_in_halves_the_loss_of_a_plain_loop_is_scaled_and_its_scale_goes_on(self, tmp_path: Path) -> None:
+        trainable, half = catalog.load_trainable("plain_torch"), {"resources": {"precision": "16-mixed"}}
+        whole, _ = train(tmp_path / "whole", trainable, go_on, **half)
+        assert min(recorded(whole).values()) < 2.0  # chance is 2.3
+        before, _ = train(tmp_path / "cut", trainable, stop_at(2), **half)
+        after, _ = train(tmp_path / "cut", trainable, go_on, curve=recorded(before), **half)
+        assert curves([*before, *after]) == curves(whole)
+        saved = torch.load(tmp_path / "whole/x" / str(whole[-1].checkpoint), weights_only=True)
+        assert saved["scaler"]["scale"] > 1
+        assert saved["scaler"]["_growth_tracker"] > 0
+
     def test_a_precision_that_a_function_ignores_or_cannot_have_is_refused(self, tmp_path: Path) -> None:
         deaf = TrainFunction(train=lambda context: context.report({"val/loss": 1.0}, epoch=1, checkpoint={}))
         with pytest.raises(SpecError, match=r"it uses neither context\.autocast\(\) nor context\.fabric\(\)"):
             train(tmp_path / "deaf", deaf, go_on, resources={"precision": "bf16-mixed"})
+
+        def unscaled(context: Context) -> None:
+            with context.autocast():
+                context.report({"val/loss": 1.0}, epoch=1, checkpoint={})
+
+        with pytest.raises(SpecError, match=r"uses neither context\.scaler nor context\.fabric\(\)"):
+            train(tmp_path / "unscaled", TrainFunction(train=unscaled), go_on, resources={"precision": "16-mixed"})
         with pytest.raises(SpecError, match=r"which a loop of plain torch does not have: use context\.fabric\(\)"):
-            train(tmp_path / "half", catalog.load_trainable("plain_torch"), go_on, resources={"precision": "16-mixed"})
+            train(tmp_path / "half", catalog.load_trainable("plain_torch"), go_on, resources={"precision": "16-true"})
+
+    @pytest.mark.parametrize("more", [{"resources": {"strategy": "fsdp"}}, {"training": {"compile": True}}])
+    def test_what_is_asked_of_the_model_and_ignored_is_refused(self, tmp_path: Path, more: dict[str, Any]) -> None:
+        deaf = TrainFunction(train=lambda context: context.report({"val/loss": 1.0}, epoch=1, checkpoint={}))
+        with pytest.raises(SpecError, match=r"neither context\.prepare_model\(\) nor context\.fabric\(\)"):
+            train(tmp_path, deaf, go_on, **more)
 
     def test_a_function_that_does_not_ask_for_them_is_refused(self, tmp_path: Path) -> None:
         given = tmp_path / "x" / "start_from.ckpt"
@@ -557,22 +698,158 @@ class TestFunctions:
             train(tmp_path, deaf, go_on, start_from=str(given))
 
     def test_what_is_for_lightnings_trainer_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(SpecError, match=r"trainer\.max_steps: a training function has no Lightning Trainer"):
-            train(tmp_path, catalog.load_trainable("plain_torch"), go_on, trainer={"max_steps": 3})
+        with pytest.raises(SpecError) as refused:
+            train(
+                tmp_path, catalog.load_trainable("plain_torch"), go_on, trainer={"gradient_clip_val": 3},
+                training={"report_every_steps": 3},
+            )  # fmt: skip
+        steps, argument = refused.value.problems
+        assert steps.startswith("training.report_every_steps is 3, but a training function says itself")
+        assert argument == "trainer.gradient_clip_val: a training function has no Lightning Trainer; leave it out"
+
+    def test_a_metric_by_the_name_of_what_the_run_counts_by_is_refused(self, tmp_path: Path) -> None:
+        counting = TrainFunction(
+            train=lambda context: context.report({"val/loss": 1.0, "epoch": 1}, epoch=1, checkpoint={})
+        )
+        with pytest.raises(SpecError, match=r"'epoch' is what the run counts these by, .* under another name"):
+            train(tmp_path, counting, go_on)
+
+    def test_an_epoch_that_does_not_count_is_not_in_the_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows: list[int | None] = []
+        monkeypatch.setattr(Tracker, "log", lambda _, metrics, *, step=None: rows.append(step))
+
+        def learn(context: Context) -> None:
+            for epoch in range(1, 6):
+                context.report({"val/loss": 1.0 / epoch}, epoch=epoch, checkpoint={})
+
+        reports, ended = train(tmp_path, TrainFunction(train=learn), stop_at(2), schedule={"scheduler": "none"})
+        assert ([report.epoch for report in reports], ended.outcome) == ([1, 2], Outcome.INTERRUPTED)
+        assert rows == [1, 2]
+
+    def test_part_of_a_model_is_refused_as_a_checkpoint(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FunctionContext, "prepare_model", PREPARE_MODEL)
+        monkeypatch.setattr("ray.train.torch.prepare_model", lambda model, **_: model)
+
+        def learn(context: Context) -> None:
+            network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            context.prepare_model(network)
+            context.report({"val/loss": 1.0}, epoch=1, checkpoint={"nested": {"network": network.state_dict()}})
+
+        # Two workers, of which one is there: collectives do nothing.
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        try:
+            with pytest.raises(SpecError, match=r"only this worker's part of the model: .* trainables/plain_torch\.py"):
+                train(tmp_path, TrainFunction(train=learn), go_on, resources={"strategy": "fsdp"})
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def test_an_order_of_data_that_cannot_be_shared_out_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ray.train.torch.prepare_data_loader", lambda loader, *, add_dist_sampler: loader)
+        attempt: Any = types.SimpleNamespace(
+            job=Job(number=0, params={}, seed=7, curve={}), rank=1, world_size=2, start_from=None, tracker=None,
+            spec=Spec.model_validate({"trainable": "x", "space": {}, "metric": "m", "goal": "minimize"}),
+        )  # fmt: skip
+        data = TensorDataset(torch.arange(20))
+
+        def prepared(**more: Any) -> DataLoader[Any]:
+            return PREPARE_DATA_LOADER(FunctionContext(attempt), DataLoader(data, **more))
+
+        in_order = [x for (batch,) in prepared(batch_size=3) for x in batch.tolist()]
+        assert in_order == list(range(1, 20, 2))
+        assert len({x for (batch,) in prepared(shuffle=True) for x in batch.tolist()}) == 10
+        odd: list[Any] = [
+            RandomSampler(data, replacement=True),
+            RandomSampler(data, num_samples=5),
+            WeightedRandomSampler([1.0] * 20, 20),
+            SubsetRandomSampler(range(20)),
+        ]
+        for given in (
+            *({"sampler": each} for each in odd),
+            {"batch_sampler": BatchSampler(odd[0], 5, drop_last=False)},
+        ):
+            (by,) = given.values()
+            with pytest.raises(SpecError, match=f"draws by a {type(by).__name__}: pass a DistributedSampler of your"):
+                prepared(**given)
+        own = DistributedSampler(data, num_replicas=2, rank=0)
+        assert prepared(sampler=own).sampler is own
+        batches = BatchSampler(own, 5, drop_last=False)
+        assert prepared(batch_sampler=batches).batch_sampler is batches
+
+
+COUNTING = '''
+"""Another kind of loop."""
+
+from typing import ClassVar
+
+import torch
+
+from orchestrator.context import RECORD
+from orchestrator.trainable import AnyTrainable
+
+
+class Counting(AnyTrainable):
+    loop: ClassVar[str] = "counting"
+
+    def route(self, params):
+        return {"count": dict(params)}
+
+
+class Loop:
+    def fit(self, trainable, attempt):
+        by, count = trainable.route(attempt.params)["count"]["by"], 0.0
+        attempt.begin()
+        if attempt.start_from is not None:
+            saved = torch.load(attempt.start_from, weights_only=True)
+            count = saved["count"]
+            attempt.resume(saved)
+        while not attempt.stopped:
+            attempt.beat()
+            count += by
+            epoch = round(count / by)
+            state = lambda path: attempt.take({"count": count, RECORD: attempt.record})
+            attempt.report({"val/loss": count}, epoch=epoch, save=state, final=epoch == 5)
+
+
+TRAINABLE = Counting()
+'''
+
+
+def test_another_kind_of_loop_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    specs.check({"trainable": "counting:TRAINABLE", "space": {"by": {"options": [1, 2]}}, "metric": "val/loss",
+                 "goal": "minimize"})  # fmt: skip
+    trainable = catalog.load_trainable("counting:TRAINABLE")
+    before, _ = train(tmp_path, trainable, stop_at(2), params={"by": 0.5})
+    after, ended = train(tmp_path, trainable, go_on, curve=recorded(before), params={"by": 0.5})
+    assert recorded([*before, *after]) == {1: 0.5, 2: 1.0, 3: 1.5, 4: 2.0, 5: 2.5}
+    assert ended.outcome is Outcome.COMPLETE
+    monkeypatch.delitem(sys.modules, "counting")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "c++")), reason="torch.compile on a CPU needs a C++ compiler"
 )
-@pytest.mark.parametrize("trainable", [Trainable(model=Drawing), catalog.load_trainable("plain_torch")])
+@pytest.mark.parametrize(
+    ("trainable", "weights"),
+    [
+        (Trainable(model=Drawing), "state_dict"),
+        (catalog.load_trainable("plain_torch"), "network"),
+        (TrainFunction(train=Line.learn), "model"),
+    ],
+)
 def test_a_compiled_model_trains_and_its_checkpoint_is_that_of_one_that_is_not(
-    tmp_path: Path, trainable: AnyTrainable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trainable: AnyTrainable, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     monkeypatch.setattr("orchestrator.loops.function._device", lambda: torch.device("cpu"))
     monkeypatch.setattr("ray.train.torch.prepare_model", lambda model, **_: model)
-    monkeypatch.setattr("ray.train.torch.prepare_data_loader", lambda loader: loader)
+    monkeypatch.setattr("ray.train.torch.prepare_data_loader", lambda loader, **_: loader)
+    monkeypatch.setattr(Line, "kinds", [])
     torch._dynamo.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of its own
@@ -583,8 +860,73 @@ def test_a_compiled_model_trains_and_its_checkpoint_is_that_of_one_that_is_not(
     with_it, without = (
         torch.load(tmp_path / name / "x/trials/0/epoch-0001.ckpt", weights_only=True) for name in ("compiled", "plain")
     )
-    weights = "state_dict" if isinstance(trainable, Trainable) else "network"
     assert with_it[weights].keys() == without[weights].keys()
+
+
+class TestWaiting:
+    """For the verdict on an epoch, which may be other than to go on at a scheduler's rungs alone."""
+
+    @pytest.mark.parametrize(("scheduler", "waits"), [("none", False), ("asha", False), ("median", True)])
+    def test_a_trial_waits_where_it_may_be_stopped(self, tmp_path: Path, scheduler: str, waits: bool) -> None:
+        told, steps = threading.Event(), []
+
+        class Stepping(Drawing):
+            def on_train_batch_start(self, *args: Any) -> None:
+                steps.append(self.current_epoch)
+                if not waits and self.current_epoch == 2:
+                    told.set()
+
+        def verdict(report: Report) -> Verdict:
+            if report.epoch == 2:
+                assert waits or told.wait(60)  # it trains on, and only then hears of it
+                assert not waits or 2 not in steps
+            return Verdict.INTERRUPT if report.epoch == 2 else Verdict.CONTINUE
+
+        reports, ended = train(tmp_path, Trainable(model=Stepping), verdict, schedule={"scheduler": scheduler})
+        assert [report.epoch for report in reports] == [1, 2]
+        assert ended.outcome is Outcome.INTERRUPTED
+        assert (2 in steps) is not waits
+        assert 3 not in steps
+        assert steps.count(0) == steps.count(1) == 4
+
+    def test_an_epoch_after_the_one_it_is_stopped_at_is_not_validated(self, tmp_path: Path) -> None:
+        told, validated = threading.Event(), []
+
+        class Validated(Drawing):
+            def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+                if (self.current_epoch, batch_idx) == (2, 3):  # the last before its validation
+                    told.set()
+
+            def on_validation_epoch_start(self) -> None:
+                validated.append(self.current_epoch)
+
+        def verdict(report: Report) -> Verdict:
+            assert report.epoch == 1 or told.wait(60)
+            return Verdict.INTERRUPT if report.epoch == 2 else Verdict.CONTINUE
+
+        train(tmp_path, Trainable(model=Validated), verdict, schedule={"scheduler": "none"})
+        assert validated == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("training", "batches"),  # of four an epoch, by epoch; a report is an epoch, or three batches
+        [({}, [4, 4, 4, 4]), ({"report_every_steps": 3}, [4, 4, 4])],
+    )
+    def test_at_a_rung_it_trains_no_step_too_many(
+        self, tmp_path: Path, training: dict[str, Any], batches: list[int]
+    ) -> None:
+        trained = []
+
+        class Stepping(Drawing):
+            def on_train_batch_start(self, *args: Any) -> None:
+                trained.append(self.current_epoch)
+
+        def verdict(report: Report) -> Verdict:
+            return Verdict.PRUNE if report.epoch == 4 else Verdict.CONTINUE
+
+        schedule = {"scheduler": "asha", "max_epochs": 9}
+        reports, ended = train(tmp_path, Trainable(model=Stepping), verdict, schedule=schedule, training=training)
+        assert ([report.epoch for report in reports], ended.outcome) == ([1, 2, 3, 4], Outcome.PRUNED)
+        assert [trained.count(epoch) for epoch in sorted(set(trained))] == batches
 
 
 class TestLargeCheckpoints:
@@ -596,12 +938,17 @@ class TestLargeCheckpoints:
         released = threading.Event()
         write = checkpoint.Writer._write
         monkeypatch.setattr(checkpoint, "LARGE", 0)
-        monkeypatch.setattr(checkpoint.Writer, "_write", lambda *args: (released.wait(60), write(*args))[1])
+        monkeypatch.setattr(
+            checkpoint.Writer, "_write", lambda *args, **more: (released.wait(60), write(*args, **more))[1]
+        )
         yield released
         released.set()
 
-    def test_training_goes_on_and_the_curve_is_the_same(self, tmp_path: Path, held: threading.Event) -> None:
-        ended_epochs = []
+    def test_training_goes_on_and_the_curve_is_the_same(
+        self, tmp_path: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended_epochs, synced = [], []
+        monkeypatch.setattr("orchestrator.folder._sync", synced.append)
 
         class Telling(Drawing):
             def on_train_batch_end(self, *args: Any) -> None:
@@ -611,6 +958,7 @@ class TestLargeCheckpoints:
 
         large, ended = train(tmp_path / "large", Trainable(model=Telling), go_on)
         assert ended_epochs == [0]
+        assert len(synced) == 5 * 2  # each file, and its name
         assert [report.epoch for report in large] == [1, 2, 3, 4, 5]
         assert ended.outcome is Outcome.COMPLETE
         whole = {path.name for path in (tmp_path / "large").rglob("*.ckpt")}
@@ -621,6 +969,25 @@ class TestLargeCheckpoints:
         same = torch.load(tmp_path / "small" / "x" / str(small[1].checkpoint), weights_only=True)
         assert all(torch.equal(again["state_dict"][name], same["state_dict"][name]) for name in same["state_dict"])
 
+    def test_what_is_no_tensor_is_written_as_it_was_too(self, tmp_path: Path, held: threading.Event) -> None:
+        def learn(context: Context) -> None:
+            weight, counts, seen = torch.zeros(2), np.zeros(2), deque([0])
+            for epoch in context.epochs():
+                for state in (weight, counts):
+                    state += 1
+                seen.append(epoch)
+                checkpoint = {"weight": weight, "tied": [weight], "counts": counts, "seen": seen}
+                context.report({"val/loss": 1.0 / epoch}, epoch=epoch, checkpoint=checkpoint)
+                if epoch == 1:
+                    counts += 7
+                    seen.clear()
+                    held.set()
+
+        (first, *_), _ = train(tmp_path, TrainFunction(train=learn), go_on, schedule={"scheduler": "none"})
+        saved = torch.load(tmp_path / "x" / str(first.checkpoint), weights_only=False)
+        assert (saved["weight"].tolist(), saved["counts"].tolist(), list(saved["seen"])) == ([1, 1], [1, 1], [0, 1])
+        assert saved["tied"][0] is saved["weight"]
+
     def test_a_verdict_that_comes_late_is_obeyed(self, tmp_path: Path, held: threading.Event) -> None:
         held.set()
         reports, ended = train(
@@ -630,7 +997,7 @@ class TestLargeCheckpoints:
         assert ended.outcome is Outcome.PRUNED
 
     def test_a_disk_that_is_full_fails_no_trial(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*args: Any) -> None:
+        def full(*args: Any, **more: Any) -> None:
             raise StorageFullError("no space left")
 
         monkeypatch.setattr(checkpoint, "LARGE", 0)

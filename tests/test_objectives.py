@@ -162,6 +162,7 @@ def test_samplers_are_told_of_all_objectives_and_go_on_after_a_kill(sampler: str
             assert record.measured == {"latency": 10 * record.params["width"] + record.params["depth"]}
             assert ledger._study.get_trials()[record.number].values == [record.value, record.measured["latency"]]
     assert {r.state for r in ledger.records} == {"COMPLETE", "PRUNED"}
+    assert whole.troubles() == []
 
 
 def test_the_front_is_in_the_results_the_table_and_the_report(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_the_front_is_in_the_results_the_table_and_the_report(tmp_path: Path) ->
     assert (document["objectives"], document["constraints"]) == ({"latency": "minimize"}, [])
     assert "measured.latency,params.width" in folder.read_text("results.csv").splitlines()[0]
     console = Console(record=True, width=200, file=io.StringIO())
-    progress.summary(console, spec, folder, ledger.records, 1.0)
+    progress.summary(console, spec, folder, ledger.records, 1.0, status=Status.FINISHED, missing=False)
     said = console.export_text()
     assert f"Pareto front: {len(front)} trials" in said
     assert f"best by loss alone: trial {front[0]}" in said
@@ -204,6 +205,7 @@ def test_a_trial_that_breaks_a_constraint_ranks_last_and_teaches_the_sampler(sam
         assert record.error == f"latency is {record.measured['latency']:.4g}, beyond latency <= 3"
     best = ranking.ranked(spec.goal, ledger.records)[0]
     assert best.measured["latency"] <= 3
+    assert ledger.troubles() == []
     assert min(record.value for record in broke if record.value is not None) < (best.value or 0)
     kept = [record.measured["latency"] <= 3 for record in ledger.records]
     assert sum(kept[20:]) > sum(kept[:10]) + 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from simulated import simulate
@@ -40,6 +41,12 @@ def test_a_refusal_is_of_the_key_only_where_every_key_would_do(status: str, key:
         raise WandbApiFailedError(f"returned error {status}")
 
 
+@pytest.mark.parametrize("name", ["s-401", "model-s-429:latest", "s-503/history", "team/503"])
+def test_a_name_is_not_a_refusal(name: str) -> None:
+    with pytest.raises(TrackingError, match=f"there is no {name}"), translated():
+        raise WandbApiFailedError(f"there is no {name}")
+
+
 def test_a_winner_without_a_checkpoint_there_is_no_silent_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +55,24 @@ def test_a_winner_without_a_checkpoint_there_is_no_silent_success(
     for ask in (lambda: page.crown("s-0", ["s-1"]), lambda: page.link("s-0", "winners", [])):
         with pytest.raises(TrackingError, match="no checkpoint of run s-0 with the alias `best`"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("said", "target"),
+    [
+        ("winners", "wandb-registry-model/winners"),
+        ("vision/winners", "wandb-registry-vision/winners"),
+        ("wandb-registry-vision/winners", "wandb-registry-vision/winners"),
+    ],
+)
+def test_a_collection_is_one_of_the_registry(
+    said: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As W&B names it: a path without that mark is a collection of a project."""
+    page, best = Page(simulate(tmp_path, 1)[1]), Mock()
+    monkeypatch.setattr(page, "_best", lambda run_id: best)
+    page.link("s-0", said, ["candidate"])
+    best.link.assert_called_once_with(target, aliases=["candidate"])
 
 
 def test_the_sdk_is_loaded_before_there_are_threads_that_use_it() -> None:

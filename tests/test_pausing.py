@@ -76,12 +76,12 @@ def test_hyperband_pauses_and_goes_on(sweeps: Sweeps) -> None:
     assert "6 trials" in printed
 
 
-def test_pb2_copies_and_chooses_within_the_space(sweeps: Sweeps) -> None:
+def test_pb2_with_two_workers_copies_and_chooses_within_the_space(sweeps: Sweeps) -> None:
     space = json.dumps({"x": {"type": "float", "low": 0.1, "high": 1.0}})
     sweeps.run(
         "search", *PROBE, "name=pb2", "schedule.scheduler=pb2", "schedule.max_epochs=6", "schedule.interval_epochs=2",
-        "budget.trials=4", "resources.concurrency=2", f"params.folder={sweeps.folder}", f"space={space}",
-        "tracking.mode=disabled",
+        "budget.trials=4", "resources.workers=2", "resources.cpus_per_worker=0.5", "resources.concurrency=2",
+        f"params.folder={sweeps.folder}", f"space={space}", "tracking.mode=disabled",
     )  # fmt: skip
     trials = sweeps.results("pb2")["trials"]
     assert [(trial["state"], trial["epochs"]) for trial in trials] == [("COMPLETE", 6)] * 4

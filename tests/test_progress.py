@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 from simulated import simulate
 
+from orchestrator import progress
 from orchestrator.ledger import Ledger
-from orchestrator.progress import plain, trial_table
+from orchestrator.messages import Report, Started
+from orchestrator.progress import Lines, plain, trial_table
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
@@ -25,3 +27,22 @@ def test_a_table_of_trials_fits_its_terminal(width: int, tmp_path: Path) -> None
     assert ("..." in head) == (len(shown) < len(spec.load_space()))
     for row, record in zip(rows, records, strict=True):
         assert all(plain(record.params[name]) in row for name in shown if name in record.params)
+
+
+def test_a_log_is_told_which_trials_run_and_which_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, spec = simulate(tmp_path, 1, budget={"trials": 9})
+    ledger, console = Ledger(folder, spec), Console(width=200, file=io.StringIO(), record=True)
+    monkeypatch.setattr(progress, "SILENCE_S", 0.0)
+    view = Lines(console, spec, ledger)
+    numbers = [ledger.ask().number for _ in range(3)]
+    for number in numbers[:2]:
+        ledger.start(Started(number=number, slot="s", wandb_run=None))
+    report = Report(
+        number=numbers[0], epoch=1, value=0.5, metrics={}, best_epoch=1, checkpoint=None, best_checkpoint=None
+    )
+    ledger.report(report)
+    view.tick()
+    ledger.left(numbers[0])
+    view.tick()
+    said = [line.partition("  |")[0] for line in console.export_text().splitlines()]
+    assert said == ["2 trials running, 1 waiting", "1 trial running, 2 waiting"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ class TestFigures:
         for stretches in map(sorted, rows.values()):
             ends = [end for _, end in stretches]
             assert all(end <= began for end, (began, _) in zip(ends, stretches[1:], strict=False))
+
+    def test_a_row_says_how_much_of_it_is_filled(self, drawn: dict[str, Any]) -> None:
+        _, end = drawn["slots"]["layout"]["xaxis"]["range"]
+        filled = Counter[str]()
+        for trace in drawn["slots"]["data"]:
+            for row, took in zip(trace["y"], trace["x"], strict=True):
+                filled[row] += took
+        assert len(filled) == 2
+        assert {row.split()[2] for row in filled} == {f"{took / end:.0%}" for took in filled.values()}
+
+    def test_among_a_thousand_lines_the_best_stand_out(self, tmp_path: Path) -> None:
+        folder, spec = simulate(tmp_path, 1000)
+        records = Ledger(folder, spec, read_only=True).records
+        colours = figures.figures(spec, records, {})["parallel"]["data"][0]["line"]["color"]
+        assert (colours == sorted(colours), colours[0], colours[-1]) == (True, 0, 1)
+        assert sum(colour > 0.5 for colour in colours) < 0.25 * len(colours)
 
     def test_trials_without_a_parameter_have_a_place_on_its_axis(self, drawn: dict[str, Any]) -> None:
         [axis] = [each for each in drawn["parallel"]["data"][0]["dimensions"] if each["label"] == "momentum"]

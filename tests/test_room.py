@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,13 @@ from simulated import simulate
 
 from orchestrator import sweep as module
 from orchestrator.capacity import HEAD
-from orchestrator.errors import SpecError
-from orchestrator.ledger import Ledger
+from orchestrator.errors import InputError
+from orchestrator.folder import SweepFolder
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.messages import Left, Outcome, Started
+from orchestrator.preflight import Found
+from orchestrator.samplers import Proposer
+from orchestrator.spec import Spec
 from orchestrator.sweep import Sweep
 
 NODE = {"CPU": 2.0}
@@ -24,6 +31,9 @@ class Said(list[str]):
 
     def notice(self, text: str) -> None:
         self.append(text)
+
+    def changed(self, record: TrialRecord) -> None:
+        pass
 
 
 @pytest.fixture
@@ -69,21 +79,81 @@ def test_nodes_that_come_take_trials_and_those_that_go_do_not(tmp_path: Path, no
     assert sweep.concurrency == 4
 
 
+def test_trials_that_only_wait_end_the_sweep_which_can_be_resumed(
+    tmp_path: Path, nodes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.ray, "get", lambda answer: answer)
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    board = SimpleNamespace(
+        news=SimpleNamespace(remote=lambda: heard),
+        interrupt=SimpleNamespace(remote=lambda outcome: interrupted.append(outcome)),
+    )
+    interrupted: list[Outcome] = []
+    heard: list[Any] = []
+    sweep, _ = make(tmp_path)
+    sweep._board = board
+
+    def hear(at: float, *news: Any) -> bool:
+        """Whether the sweep goes on when it has heard this."""
+        nonlocal now
+        now, heard[:] = at, news
+        sweep._hear_news()
+        sweep._look_for_workers()
+        return not interrupted
+
+    limit_s = sweep.spec.failures.wait_timeout_s or 0.0
+    assert hear(2 * limit_s)  # nothing is to be run
+    number = sweep.ledger.ask().number
+    sweep._live["a"] = number
+    assert hear(3 * limit_s, Started(number=number, slot="s", wandb_run=None))
+    assert hear(5 * limit_s)  # it trains
+    assert hear(5 * limit_s, Left(number=number))
+    assert hear(6 * limit_s)
+    assert not hear(6 * limit_s + 1)
+    assert interrupted == [Outcome.INTERRUPTED]  # it goes on from where it was
+    assert sweep.status == "failed"
+    assert "none has had workers for 21600 s (failures.wait_timeout_s)" in str(sweep._why)
+    assert sweep.ledger.records[number].state == "RUNNING"
+    before = list(sweep.ledger._journal.read_logs(0))  # now: it is read as it is asked for
+    assert not hear(9 * limit_s)
+    assert list(sweep.ledger._journal.read_logs(0)) == before  # said once
+
+
 def test_a_sweep_that_goes_on_waits_for_its_nodes(
     tmp_path: Path, nodes: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = make(tmp_path)[0].spec
+    sweep, _ = make(tmp_path)
+    spec, folder = sweep.spec, sweep.folder
     monkeypatch.setattr(module.cluster, "connected", nullcontext)
     monkeypatch.setattr(module, "NODES_LOOK_S", 0.0)
     looks = iter([nodes, nodes, [*nodes, NODE]])
     monkeypatch.setattr(module.cluster, "nodes", lambda: next(looks))
     with ExitStack() as stack:
-        assert module._at_once(spec, stack, patience_s=60.0).trials == 1
+        assert module._at_once(spec, stack, folder, patience_s=60.0).trials == 1
     said = capsys.readouterr().err
     assert said.count("waiting for nodes, 60 s at most: resources: a trial needs 2 CPUs") == 1
     monkeypatch.setattr(module.cluster, "nodes", lambda: nodes)
-    with ExitStack() as stack, pytest.raises(SpecError, match="a trial needs 2 CPUs"):
-        module._at_once(spec, stack)
+    monkeypatch.setattr(module.preflight, "check", lambda *_, **__: Found(problems=["node n1: no disk"]))
+    with ExitStack() as stack, pytest.raises(InputError, match="a trial needs 2 CPUs") as raised:
+        module._at_once(spec, stack, folder)
+    assert raised.value.problems[1:] == ("node n1: no disk",)  # in one list
+
+
+def test_nodes_for_elastic_trials_are_asked_for_as_far_as_there_can_be_such(
+    tmp_path: Path, nodes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Mapping[str, float], int]] = []
+    monkeypatch.setattr(module.cluster, "ask_for", lambda worker, workers: asked.append((worker, workers)))
+    sweep, _ = make(tmp_path, workers="1..4")
+    nodes += [NODE] * 3
+    for live in range(3):
+        sweep._live = dict.fromkeys(map(str, range(live)), 0)
+        look(sweep)
+    assert asked == [({"CPU": 1}, 0), ({"CPU": 1}, 4), ({"CPU": 1}, 6)]
+    fixed, _ = make(tmp_path / "fixed")
+    look(fixed)
+    assert len(asked) == 3  # a reservation that waits says it
 
 
 def test_a_number_that_was_asked_for_stays(tmp_path: Path, nodes: list[Any]) -> None:
@@ -91,3 +161,31 @@ def test_a_number_that_was_asked_for_stays(tmp_path: Path, nodes: list[Any]) -> 
     nodes += [NODE] * 10
     look(sweep)
     assert (sweep.concurrency, said) == (1, [])
+
+
+def test_a_sweep_is_not_over_while_its_next_proposal_is_in_the_making(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, draw = threading.Event(), Proposer._draw
+
+    def waiting(self: Proposer, *arguments: Any) -> dict[str, Any]:
+        assert may_go_on.wait(60)
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(Proposer, "_draw", waiting)
+    spec = Spec.model_validate(
+        {
+            "name": "sweep", "trainable": "x", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "metric": "m",
+            "goal": "maximize", "search": {"sampler": "tpe", "seed": 1}, "budget": {"trials": 1},
+        }
+    )  # fmt: skip
+    folder = SweepFolder(str(tmp_path), "sweep")
+    folder.create()
+    sweep = Sweep(spec, folder, Ledger(folder, spec, create=True), Said())  # type: ignore[arg-type]
+    monkeypatch.setattr(sweep, "tick", lambda: None)  # there is no Ray to ask for news
+    assert sweep.propose("a") is None
+    may_go_on.set()
+    while (proposed := sweep.propose("a")) is None:
+        pass
+    assert isinstance(proposed, dict)
+    assert proposed["number"] == 0

@@ -1,16 +1,26 @@
 """The rules, which decide without doing: failures, ranking, capacity, names, credentials."""
 
 import math
+import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.sdk.lib.settings_file import SettingsFiles
 
 from orchestrator import failures, naming, ranking
 from orchestrator.capacity import HEAD, SLOT_SHARE, concurrency, workers_that_fit
-from orchestrator.credentials import has_key, redacted, take_keys, to_workers, tracking_mode
+from orchestrator.credentials import (
+    base_url,
+    has_key,
+    redacted,
+    take_keys,
+    to_workers,
+    tracking_mode,
+    wrong_variables,
+)
 from orchestrator.errors import SpecError
 from orchestrator.messages import Outcome
 from orchestrator.ranking import Goal
@@ -35,12 +45,15 @@ class TestFailures:
         ("error", "outcome"),
         [
             ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", Outcome.OUT_OF_MEMORY),
+            ("AcceleratorError: CUDA error: out of memory", Outcome.OUT_OF_MEMORY),  # in a context that others fill
             ("rank 1: RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to", Outcome.OUT_OF_MEMORY),
             ("RuntimeError: [enforce fail] DefaultCPUAllocator: not enough memory: you tried", Outcome.OUT_OF_MEMORY),
             ("MemoryError", Outcome.OUT_OF_MEMORY),
             ("the worker process died: Task was killed due to the node running low on memory.", Outcome.OUT_OF_MEMORY),
             # Ray's list of what may have happened to a process that is gone, whatever it was.
             ("(1) The process is killed by SIGKILL by OOM killer due to high memory usage.", Outcome.FAILED),
+            # What torch says as well where a label is out of range.
+            ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", Outcome.FAILED),
             ("ValueError: the probe raises", Outcome.FAILED),
         ],
     )
@@ -76,6 +89,13 @@ class TestFailures:
     @pytest.mark.parametrize(("failed", "most", "over"), [(4, 5, False), (5, 5, True), (6, 5, True), (99, None, False)])
     def test_too_many(self, failed: int, most: int | None, over: bool) -> None:
         assert failures.too_many(failed=failed, max_failed=most) is over
+
+    @pytest.mark.parametrize(
+        ("errors", "has_epochs", "everyones"),
+        [(["a"], False, False), (["a", "a"], False, True), (["a", "b"], False, False), (["a", "a"], True, False)],
+    )
+    def test_what_fails_every_trial_alike(self, errors: list[str], has_epochs: bool, everyones: bool) -> None:
+        assert failures.is_everyones(errors, has_epochs=has_epochs) is everyones
 
 
 @dataclass(frozen=True)
@@ -259,7 +279,12 @@ class TestNaming:
 
     @pytest.mark.parametrize(
         ("word", "hint"),
-        [("cifr10", "; did you mean 'cifar10'?"), ("CIFAR10", "; did you mean 'cifar10'?"), ("zzz", "")],
+        [
+            ("cifr10", "; did you mean 'cifar10'?"),
+            ("CIFAR10", "; did you mean 'cifar10'?"),
+            ("digit.cifar10", "; did you mean 'cifar10'?"),
+            ("zzz", ""),
+        ],
     )
     def test_near_miss(self, word: str, hint: str) -> None:
         assert naming.near_miss(word, ["digits", "cifar10"]) == hint
@@ -286,9 +311,40 @@ class TestCredentials:
         assert not self.key(home, WANDB_BASE_URL="https://wandb.example.com")
 
     def test_of_another_host(self, home: Path) -> None:
-        (home / ".netrc").write_text("machine wandb.example.com login user password secret\n")
+        (home / ".netrc").write_text("machine wandb.example.com:8443 login user password secret\n")
         assert not self.key(home)
+        assert not self.key(home, WANDB_BASE_URL="https://wandb.example.com/")  # the SDK would not find it either
         assert self.key(home, WANDB_BASE_URL="https://wandb.example.com:8443/")
+
+    def test_of_the_host_that_was_logged_in_to(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Written as the SDK writes them, and found where it finds them, in its order."""
+        monkeypatch.chdir(home)
+        (home / ".netrc").write_text("machine wandb.example.com login user password secret\n")
+        environ, found = {"HOME": str(home)}, {"WANDB_CONFIG_DIR": str(home / "elsewhere")}
+        files = SettingsFiles(
+            global_settings=home / ".config/wandb/settings", local_settings=home / "elsewhere/settings"
+        )
+        files.set("base_url", "https://wandb.example.com", globally=True)  # as `wandb login --host` does
+        files.set("base_url", "localhost")
+        assert not self.key(home)
+        files.save()
+        assert self.key(home)
+        assert tracking_mode("auto", environ) == "online"
+        assert to_workers(environ) == {"WANDB_BASE_URL": "https://wandb.example.com"}
+        assert list(wrong_variables("online", environ)) == []
+        assert list(wrong_variables("online", environ | found)) == [
+            f"base_url in {home}/elsewhere/settings is 'localhost'; write the server's whole address, e.g."
+            " https://wandb.example.com"
+        ]
+        (home / "wandb").mkdir()
+        (home / "wandb/settings").write_text("[default]\nbase_url = https://here.example.com\n")  # as by `wandb init`
+        assert base_url(environ) == base_url(environ | found) == "https://here.example.com"
+        assert base_url(environ | {"WANDB_BASE_URL": "https://said.example.com"}) == "https://said.example.com"
+        (home / ".wandb").mkdir()  # the folder that the SDK uses then
+        (home / ".wandb/settings").write_bytes(b"base_url, \xff")
+        assert base_url(environ) == "https://wandb.example.com"
+        shutil.rmtree(home / ".config")
+        assert base_url(environ) == "https://api.wandb.ai"
 
     def test_from_a_netrc_elsewhere(self, home: Path) -> None:
         (home / "elsewhere").write_text("machine api.wandb.ai login user password secret\n")

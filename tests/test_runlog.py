@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_a_run_that_has_ended_is_amended_before_its_end(tmp_path: Path) -> None:
     kinds = [record["type"] for record in after]
     assert kinds.index("exit") > after.index(new)
     assert runlog.read(path).ended
+
+
+def test_where_there_is_no_room_the_run_is_left_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, "well")
+    before = path.read_bytes()
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            runlog.amend(path, {"test/accuracy": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir() if each.name.startswith(".")] == []
 
 
 def test_a_run_that_paused_ends_as_its_trial_did(tmp_path: Path) -> None:

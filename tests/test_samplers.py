@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,11 +13,15 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
-from optuna.testing.pytest_samplers import BasicSamplerTestCase
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
+from optuna.trial import FrozenTrial
 from scipy import stats
 
 from orchestrator import auto
+from orchestrator.distributions import from_optuna
 from orchestrator.folder import SweepFolder
 from orchestrator.known import Known
 from orchestrator.ledger import Ledger
@@ -40,6 +46,7 @@ FINITE: dict[str, Any] = {
     "c": {"type": "float", "low": 0.0, "high": 0.2, "step": 0.1, "when": {"a": "x"}},
 }
 MODELS = [name for name in SAMPLERS if name != "grid"]
+LEARNING = [name for name, sampler in SAMPLERS.items() if sampler.learns]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,27 @@ class TestOptunasContract(BasicSamplerTestCase):
 
     @pytest.fixture(params=MODELS)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
-        return partial(Proposer, Search(sampler=request.param, seed=0), Space({}))
+        return partial(Proposer, Search(sampler=request.param, seed=0), Space({}), trials=100)
+
+
+class TestOptunasContractForWholeConfigurations(RelativeSamplerTestCase):
+    """As far as samplers that propose them go: every one, of the space that a test is about."""
+
+    @pytest.fixture(params=MODELS)
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        given, space = request.node.callspec.params, {}
+        for name, options in (("x", [1, 10, 100]), ("y", [-1, -10, -100])):
+            others = FloatDistribution(-10, 10) if "n_jobs" in given else CategoricalDistribution(options)
+            space[name] = given.get(f"{name}_distribution", others)
+        return partial(Proposer, Search(sampler=request.param, seed=0), from_optuna(space), trials=100)
+
+
+class TestOptunasContractForSeveralObjectives(MultiObjectiveSamplerTestCase):
+    """For those that know several."""
+
+    @pytest.fixture(params=["tpe", "gp", "qmc", "random"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return partial(Proposer, Search(sampler=request.param, seed=0), Space({}), trials=100)
 
 
 def make_spec(sampler: str, space: dict[str, Any], **changes: Any) -> Spec:
@@ -94,6 +121,7 @@ class Sweep:
                     best_epoch=epoch,
                     checkpoint=None,
                     best_checkpoint=None,
+                    epoch_s=4.0 ** params.get("depth", 1) / epoch,
                 )
             )
         self.ledger.end(Ended(number=number, outcome=Outcome.PRUNED if pruned else Outcome.COMPLETE))
@@ -103,9 +131,24 @@ class Sweep:
 @pytest.mark.parametrize("space", [NUMERIC, CONDITIONAL], ids=["numeric", "conditional"])
 def test_proposals_are_valid_and_none_is_made_twice(sampler: str, space: dict[str, Any], tmp_path: Path) -> None:
     trials = 18 if sampler == "gp" else 24
-    proposed = Sweep(make_spec(sampler, space), tmp_path).run(trials)
+    sweep = Sweep(make_spec(sampler, space), tmp_path)
+    proposed = sweep.run(trials)
+    assert sweep.ledger.troubles() == []
     assert [Space.from_data(space).problems_with(params) for params in proposed] == [[]] * trials
     assert len({tuple(sorted(params.items())) for params in proposed}) == trials
+
+
+def test_what_costs_less_comes_first_unless_cost_is_not_to_count(tmp_path: Path) -> None:
+    depths = {}
+    for aware in (True, False):
+        spec = make_spec("curves", NUMERIC, search={"sampler": "curves", "seed": 5, "cost_aware": aware})
+        depths[aware] = [params["depth"] for params in Sweep(spec, tmp_path / str(aware)).run(30)]
+    assert sum(depths[True][15:]) < sum(depths[False][15:])
+
+
+def test_the_last_trial_is_chosen_for_its_improvement_alone() -> None:
+    proposer = Proposer(Search(sampler="curves", seed=0), Space.from_data(NUMERIC), trials=4)
+    assert [proposer._cost_exponent(number) for number in range(5)] == [0.75, 0.5, 0.25, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("sampler", MODELS)
@@ -114,8 +157,80 @@ def test_a_sweep_that_is_killed_proposes_what_it_would_have(sampler: str, tmp_pa
     trials, kills = (18, [15]) if sampler == "gp" else (22, [1, 13, 18])  # its proposals take a while
     whole = Sweep(spec, tmp_path / "whole").run(trials)
     for kept in kills:
-        Sweep(spec, tmp_path / str(kept)).run(kept)
+        sweep = Sweep(spec, tmp_path / str(kept))
+        sweep.run(kept)
+        if kept > 3:  # killed between a trial's end and the next proposal, which had begun before that end
+            sweep.end(kept - 3)
         assert Sweep(spec, tmp_path / str(kept), create=False).run(trials) == whole, kept
+
+
+@pytest.mark.parametrize("sampler", LEARNING)
+def test_one_that_is_killed_in_the_middle_of_a_proposal_completes_the_same(sampler: str, tmp_path: Path) -> None:
+    spec, journal = make_spec(sampler, CONDITIONAL, budget={"trials": 15}), tmp_path / "sweep" / "ledger.journal"
+    sweep = Sweep(spec, tmp_path)
+    sweep.run(14)
+    sweep.end(11)
+    before = len(journal.read_bytes())
+    whole = sweep.ledger.ask().params
+    written = journal.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(written) if byte == ord("\n") and at >= before]
+    for cut in ends[::4] if sampler == "gp" else ends:  # its proposals take a while
+        journal.write_bytes(written[:cut])
+        assert Sweep(spec, tmp_path, create=False).run(15)[14] == whole, written[:cut].splitlines()[-1]
+
+
+def until_ready(sweep: Sweep) -> None:
+    until = time.monotonic() + 120
+    while not sweep.ledger.ready:  # which waits for a moment
+        assert time.monotonic() < until
+
+
+def test_repetitions_are_no_proposals_those_after_them_are_made_ahead_as_well(tmp_path: Path) -> None:
+    Sweep(make_spec("tpe", NUMERIC, budget={"trials": 4}), tmp_path).run(4)
+    sweep = Sweep(make_spec("tpe", NUMERIC, budget={"trials": 4, "repeat": 2}), tmp_path, create=False)
+    for number in range(4):
+        sweep.end(number)
+    for _ in range(2):
+        sweep.end(sweep.ledger.repeat(0).number)
+    sweep = Sweep(make_spec("tpe", NUMERIC, budget={"trials": 7}), tmp_path, create=False)
+    ahead = [list(sweep.ledger._proposer._ahead)]
+    for _ in range(3):
+        sweep.ledger.ask()
+        ahead.append(list(sweep.ledger._proposer._ahead))
+    assert ahead == [[6], [7], [8], []]
+    assert (sweep.ledger.proposed, len(sweep.ledger.records)) == (7, 9)
+
+
+@pytest.mark.parametrize("sampler", LEARNING)
+def test_a_proposal_is_made_while_trials_run_from_what_was_known_when_the_last_one_began(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that none keeps a free slot waiting, and a resumed sweep makes the same."""
+    sweep = Sweep(make_spec(sampler, NUMERIC), tmp_path)
+    sweep.run(14)
+    until_ready(sweep)
+    draw, may_go_on, seen = Proposer._draw, threading.Event(), dict[int, tuple[str, list[tuple[str, int]]]]()
+
+    def watched(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
+        assert may_go_on.wait(60)
+        others = [(each.state.name, len(each.intermediate_values)) for each in study.get_trials() if each != trial]
+        seen[trial.number] = threading.current_thread().name, others
+        return draw(self, study, trial, *rest)
+
+    monkeypatch.setattr(Proposer, "_draw", watched)
+    sweep.ledger.ask()  # it was ready
+    known = [(record.state, len(record.curve)) for record in sweep.ledger.records]
+    sweep.end(12)
+    assert not sweep.ledger.ready
+    may_go_on.set()
+    until_ready(sweep)
+    assert set(seen) == {15}
+    sweep.ledger.ask()
+    assert sweep.ledger.troubles() == []
+    thread, others = seen[15]
+    assert thread.startswith("proposal")
+    assert others == known
+    assert known[12] == ("RUNNING", 0)
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
@@ -140,7 +255,7 @@ def test_duplicates_are_run_where_they_are_asked_for(tmp_path: Path) -> None:
 def test_what_is_known_from_elsewhere_is_not_proposed_again_and_learned_from() -> None:
     space = Space.from_data(FINITE)
     known = [Known(params=point, value=1.0, curve={}, exact=True) for point in list(space.grid())[:9]]
-    proposer = Proposer(Search(sampler="tpe", seed=1), space, known=known)
+    proposer = Proposer(Search(sampler="tpe", seed=1), space, known=known, trials=100)
     study = optuna.create_study(sampler=proposer)
     drawn = [proposer.sample_relative(study, study.ask()._cached_frozen_trial, {}) for _ in range(1)]
     assert drawn[0] in list(space.grid())[9:]
@@ -170,6 +285,19 @@ def test_a_sampler_that_fails_is_said_and_the_sweep_goes_on(
     assert len(Sweep(spec, tmp_path, create=False).run(16)) == 16
 
 
+def test_gaussian_processes_are_computed_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(GPSampler, "sample_relative", lambda *_: threads.append(torch.get_num_threads()) or {})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        Sweep(make_spec("gp", NUMERIC, budget={"trials": 2}), tmp_path).run(2)  # none is in the making then
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_trial_that_is_run_again_costs_no_proposal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Sweep(make_spec("gp", NUMERIC, budget={"trials": 3, "repeat": 2}), tmp_path)
     sweep.run(3)
@@ -195,7 +323,7 @@ def test_a_proposal_is_synced_to_disk_once(tmp_path: Path, monkeypatch: pytest.M
 def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:
     space = Space.from_data(CONDITIONAL)
     points = [{"lr": 0.01, "optimizer": "adamw"}, {"lr": 0.02, "optimizer": "sgd", "beta": 0.9}]
-    proposer = Proposer(Search(sampler="tpe", seed=1), space, points=points)
+    proposer = Proposer(Search(sampler="tpe", seed=1), space, points=points, trials=100)
     study = optuna.create_study(sampler=proposer)
     drawn = []
     for _ in range(3):
@@ -212,7 +340,7 @@ class TestDistributions:
 
     @pytest.mark.parametrize("sampler", ["random", "qmc"])
     def test_uniform_and_log_uniform(self, sampler: str) -> None:
-        proposer = Proposer(Search(sampler=sampler, seed=3), Space.from_data(NUMERIC))
+        proposer = Proposer(Search(sampler=sampler, seed=3), Space.from_data(NUMERIC), trials=256)
         study = optuna.create_study(sampler=proposer)
         drawn = []
         for _ in range(256):
@@ -257,6 +385,8 @@ def test_tpe_takes_pruned_trials_by_how_far_they_came_and_never_for_whole_ones()
         (NUMERIC, {"schedule": {"scheduler": "none"}, "budget": {"trials": 1000}}, 4, "curves", "too much"),
         (NUMERIC, {"schedule": {"scheduler": "pbt"}}, 4, "qmc", "population"),
         (NUMERIC, {"budget": {"trials": 20}}, 16, "qmc", "at once"),
+        (NUMERIC, {"budget": {"trials": 20}, "warm_start": {"sweeps": ["earlier"]}}, 16, "curves", "asha stops"),
+        (NUMERIC, {"budget": {"trials": 20}, "warm_start": {"points": [{"lr": 0.01}]}}, 16, "qmc", "at once"),
     ],
 )
 def test_auto(space: dict[str, Any], changes: dict[str, Any], at_once: int, expected: str, because: str) -> None:

@@ -75,6 +75,7 @@ class Play:
     quality: dict[tuple[int, int], float] = field(default_factory=dict)
     state: dict[int, str] = field(default_factory=dict)
     live: list[int] = field(default_factory=list)
+    stopped_at: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.scheduler = schedule.build(self.spec, self)
@@ -138,6 +139,7 @@ class Play:
             self.end(number, "COMPLETE")
         elif verdict is not Verdict.CONTINUE:
             self.live.remove(number)
+            self.stopped_at.add(epoch)
             if verdict is Verdict.PRUNE:
                 self.end(number, "PRUNED")
         for dropped in self.scheduler.dropped():
@@ -254,6 +256,19 @@ def test_every_trial_is_accounted_for(scheduler: str, goal: str) -> None:
             assert ("PRUNED" in play.state.values()) == stops
             changed = any(step.change is not None for step in play.steps)
             assert changed == (scheduler in ("pbt", "pb2"))
+
+
+@pytest.mark.parametrize("scheduler", ALL)
+@pytest.mark.parametrize(("grace", "factor"), [(1, 4.0), (1, 2.5), (2, 2.0)])
+def test_none_is_stopped_where_its_workers_do_not_wait(scheduler: str, grace: int, factor: float) -> None:
+    data = make_spec(scheduler, trials=30).model_dump()
+    data["schedule"] |= {"grace_epochs": grace, "reduction_factor": factor}
+    spec = Spec.model_validate(data)
+    stopped = set[int]().union(*(Play(spec, seed, at_once=4).run().stopped_at for seed in range(3)))
+    waits = {epoch for epoch in range(1, MAX_EPOCHS) if spec.schedule.may_stop_at(epoch)}
+    assert stopped <= waits
+    if scheduler in ("asha", "none"):
+        assert stopped == waits
 
 
 @pytest.mark.parametrize("scheduler", [name for name in ALL if name != "none"])

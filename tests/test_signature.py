@@ -75,6 +75,7 @@ def test_what_only_an_import_could_tell_takes_anything(module: Path, name: str) 
         ("foreseen_module:TRAINABLE", "widht"),
         ("foreseen_module:FUNCTION", "widht"),
         ("foreseen_module:Plain", "widht"),
+        ("foreseen_module:train", "widht"),
     ],
 )
 def test_a_misspelt_hyperparameter_is_foreseen(module: Path, reference: str, wrong: str) -> None:
@@ -84,6 +85,12 @@ def test_a_misspelt_hyperparameter_is_foreseen(module: Path, reference: str, wro
     with pytest.raises(SpecError, match=f"'{wrong}'"):
         trainable.route({wrong: 3})
     assert "foreseen_module" not in sys.modules
+
+
+def test_a_file_is_parsed_once_and_again_when_it_has_changed(module: Path) -> None:
+    assert signature.parsed(module) is signature.parsed(module)
+    module.write_text("train = 3")
+    assert signature.defined(module, "Plain") is None
 
 
 def test_a_wrapped_function_may_take_anything(module: Path) -> None:

@@ -33,14 +33,14 @@ class Script:
         self._stops, self._resume = dict(stops or {}), resume
         self._begun = itertools.count()
         self._paused: list[int] = []
-        self.told: list[tuple[int, int, float]] = []
+        self.told: list[tuple[int, int, float, float]] = []
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
         number = self._paused.pop() if self._paused else next(self._begun)
         return number, SOME[number % len(SOME)]
 
-    def tell(self, number: int, epoch: int, loss: float) -> bool:
-        self.told.append((number, epoch, loss))
+    def tell(self, number: int, epoch: int, loss: float, epoch_s: float) -> bool:
+        self.told.append((number, epoch, loss, epoch_s))
         if self._stops.get(number) == epoch:
             self._paused += [number] if self._resume else []
             return False
@@ -80,7 +80,7 @@ def test_work_is_conserved(table: Table, workers: int) -> None:
 def test_everything_is_told_once_and_as_the_table_says(table: Table) -> None:
     script = Script(stops={1: 2})
     events = simulate(script, table, workers=4, compute_s=800.0)
-    assert script.told == [(event.number, event.epoch, event.loss) for event in events]
+    assert script.told == [(event.number, event.epoch, event.loss, table.epoch_s[event.row]) for event in events]
     assert all(event.loss == table.losses[event.row, event.epoch - 1] for event in events)
     assert all(table.configurations[event.row] == SOME[event.number % len(SOME)] for event in events)
 

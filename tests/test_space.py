@@ -500,6 +500,7 @@ class TestData:
             (None, ["is None, which is not a mapping; write one such as {type: float, low: 0.0, high: 1.0}"]),
             ({}, ["has no type; add one of float, int, choice, fixed"]),
             ({"low": 1, "high": 2}, ["has no type; add one of float, int, choice, fixed"]),
+            ({"typ": "float", "low": 1}, ["has a key 'typ'; did you mean 'type'?"]),
             ({"type": "flaot", "low": 1}, ["has type 'flaot', which there is none of; did you mean 'float'?"]),
             ({"type": ["int"]}, ["has type ['int'], which there is none of; did you mean 'int'?"]),
             ({"type": 7}, ["has type 7, which there is none of; available: 'float', 'int', 'choice', 'fixed'"]),

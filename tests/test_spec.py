@@ -52,7 +52,8 @@ class TestKeys:
             ),
             (
                 "search.sampelr=tpe",
-                "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, duplicates, seed",
+                "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, cost_aware,"
+                " duplicates, seed",
             ),
             (
                 "schedule.max_epoch=3",
@@ -61,7 +62,7 @@ class TestKeys:
             ("resources.gpus=1", "unknown key 'resources.gpus'"),
             ("trials=3", "unknown key 'trials'; did you mean 'budget.trials'? keys at the top level:"),
             ("max_epochs=3", "unknown key 'max_epochs'; did you mean 'schedule.max_epochs'? keys at the top level:"),
-            ("search.zzz=3", "unknown key 'search.zzz'; keys in 'search': sampler, duplicates, seed"),
+            ("search.zzz=3", "unknown key 'search.zzz'; keys in 'search': sampler, cost_aware, duplicates, seed"),
         ],
     )
     def test_unknown(self, override: str, start: str) -> None:
@@ -88,6 +89,11 @@ class TestKeys:
         ]
 
 
+@pytest.mark.parametrize(("written", "meant"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("64", "64-true")])
+def test_lightnings_short_names_of_precisions_are_taken(written: str, meant: str) -> None:
+    assert check(f"resources.precision={written}").resources.precision == meant
+
+
 class TestValues:
     @pytest.mark.parametrize(
         ("override", "message"),
@@ -96,6 +102,7 @@ class TestValues:
              "search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, curves, tpe, gp, cmaes, qmc, random,"
              " grid"),
             ("goal=up", "goal is 'up'; it is one of maximize, minimize"),
+            ("goal=max", "goal is 'max'; did you mean 'maximize'? it is one of maximize, minimize"),
             ("schedule.scheduler=ASHA",
              "schedule.scheduler is 'ASHA'; did you mean 'asha'? it is one of asha, hyperband, median, pbt, pb2, none"),
             ("name=a/b", "name is 'a/b'; a sweep's name is up to 56 letters, digits, '-' and '_', the first a letter or"
@@ -135,11 +142,20 @@ class TestValues:
             (["search.sampler=grid"],
              "search.sampler is 'grid', but 'lr', 'momentum', 'weight_decay', 'dropout' in the space can take endlessly"
              " many values; give a step, or use sampler=tpe"),
-            (["resources.strategy=fsdp"],
-             "resources.strategy is 'fsdp', which needs GPUs; set resources.gpus_per_worker, or use strategy=ddp"),
+            (["tracking.registry_aliases=[candidate]"],
+             "tracking.registry_aliases is ['candidate'], and nothing says which collection they are of; name it as"
+             " tracking.registry, or leave the aliases out"),
+            *[([f"resources.strategy={name}", "tracking.predictions=3"],
+               f"tracking.predictions is 3 and resources.strategy '{name}'; rank 0 alone is asked, and would wait for"
+               " ever for the others' parts of a model that is shared out: use auto, ddp,"
+               " ddp_find_unused_parameters_true, or leave tracking.predictions out")
+              for name in ("fsdp", "collections:Counter")],
             (["training.batch_size=global", "params.batch_size=8", "resources.workers=1..2"],
              "training.batch_size is 'global', which not every number of workers can share evenly, and"
              " resources.workers is 1..2; use training.batch_size=per_worker, or a fixed number of workers"),
+            (["resources.precision=16-mixed"],
+             "resources.precision is '16-mixed' and trials have no GPU, without which Lightning trains in bf16-mixed:"
+             " write that, or set resources.gpus_per_worker"),
             (["training.lr_scaling=linear", "resources.workers=1..2"],
              "training.lr_scaling is 'linear' and resources.workers 1..2, but an optimizer that goes on keeps its"
              " learning rate: use lr_scaling=none, or a fixed number of workers"),
@@ -158,6 +174,8 @@ class TestValues:
               "training.report_every_steps=9"],
              "training.report_every_steps is 9, but a training function says itself when it reports; let what it counts"
              " as an epoch be so many steps"),
+            (["trainable=plain_torch", "space={hidden: {options: [8, 16]}}", "trainer.gradient_clip_val=1"],
+             "trainer.gradient_clip_val: a training function has no Lightning Trainer; leave it out"),
             (["resources.gpus_per_worker=1.5"],
              "resources.gpus_per_worker is 1.5; above 1 it is a whole number, because a GPU is shared by workers, not a"
              " worker's work by parts of GPUs"),
@@ -201,6 +219,12 @@ class TestValues:
         assert section in Spec.model_fields
         assert not key or key in Spec.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
         assert problem(f"trainer.{name}=x").startswith(f"trainer.{name} is said by {section}")
+
+    def test_what_nothing_takes_is_said_with_what_the_trainer_does_not(self) -> None:
+        found = problems("params.droput=1", "trainer.gradient_clip=1")
+        assert len(found) == 2
+        assert "did you mean 'dropout'?" in found[0]
+        assert found[1].startswith("trainer.gradient_clip: Lightning's Trainer takes no 'gradient_clip'")
 
     def test_gpus_above_one_may_be_whole(self) -> None:
         assert check("resources.gpus_per_worker=2").resources.gpus_per_worker == 2
@@ -416,6 +440,18 @@ def test_start_from_is_a_file_or_an_artifact(tmp_path: Path) -> None:
         assert specs.resolve(specs.read(None, [f"start_from={name}"]), datetime(2026, 11, 21)).start_from == name
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("WANDB_PROJECT", "a/b"), ("WANDB_ENTITY", "te:am"), ("WANDB_PROJECT", "x" * 129)]
+)
+def test_what_cannot_be_a_name_is_refused_before_anything_starts(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    for mode in ("online", "offline"):
+        with pytest.raises(SpecError, match=f"{variable} is '{value}'; a name in W&B has 1 to 128 characters"):
+            specs.resolve(specs.read(None, [f"tracking.mode={mode}"]), NOW)
+
+
 def test_what_cannot_be_a_key_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     online = specs.read(None, ["tracking.mode=online"])
@@ -430,5 +466,8 @@ def test_what_cannot_be_a_key_is_refused_before_anything_starts(monkeypatch: pyt
     assert mode.startswith("WANDB_MODE is 'onlien'; did you mean 'online'? it is one of online, offline, disabled")
     assert key.startswith("WANDB_API_KEY has 5 characters")
     assert url == "WANDB_BASE_URL is 'localhost'; write the server's whole address, e.g. https://wandb.example.com"
+    monkeypatch.setenv("WANDB_BASE_URL", "http://[::1")
+    with pytest.raises(SpecError, match=r"WANDB_BASE_URL is 'http://\[::1'; write the server's whole address"):
+        specs.resolve(online, NOW)
     with pytest.raises(SpecError, match="WANDB_MODE is 'onlien'"):
         specs.resolve(specs.read(None, ["tracking.mode=offline"]), NOW)

@@ -10,6 +10,7 @@ from threading import Thread
 import pytest
 
 from orchestrator import spot
+from orchestrator.errors import SweepError
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -66,8 +67,15 @@ def test_google_gives_half_a_minute(server: str) -> None:
 
 
 def test_the_watch_asks_until_it_is_told_and_says_once_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    answers: Iterator[object] = iter([OSError("down"), OSError("down"), None, time.time() + 100])
+    at = time.time() + 100
+    answers: Iterator[object] = iter([OSError("down"), OSError("down"), None, at, at])
     drained: list[float] = []
+    refused = iter([True, False])
+
+    def drain(seconds: float) -> None:
+        if next(refused):
+            raise SweepError("no Ray at RAY_ADDRESS=auto")
+        drained.append(seconds)
 
     def deadline() -> float | None:
         answer = next(answers)
@@ -76,7 +84,9 @@ def test_the_watch_asks_until_it_is_told_and_says_once_what_is_wrong(capsys: pyt
         assert answer is None or isinstance(answer, float)
         return answer
 
-    spot.watch(deadline, drained.append, poll_s=0)
+    spot.watch(deadline, drain, poll_s=0)
     assert len(drained) == 1
     assert 90 < drained[0] <= 100
-    assert capsys.readouterr().err.count("metadata cannot be read") == 1
+    said = capsys.readouterr().err
+    assert said.count("asking again") == 2
+    assert "asking again: no Ray at RAY_ADDRESS=auto" in said

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from conftest import Sweeps
 
+from orchestrator import runlog
+from orchestrator.spec import Spec
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROBE = ("trainable=probe:Probe", "metric=score", "goal=maximize", "search.seed=1", "tracking.mode=offline")
@@ -107,14 +110,21 @@ def test_a_metric_that_is_not_logged_ends_the_sweep_at_once(sweeps: Sweeps) -> N
     assert sweeps.results("none")["status"] == "failed"
 
 
-def test_too_many_failed_trials_end_the_sweep(sweeps: Sweeps) -> None:
+@pytest.mark.parametrize(
+    ("max_failed", "failed", "said"),
+    [
+        (1, 1, "trials failed: 1 (failures.max_failed=1); the last: ValueError: the probe raises"),
+        (5, 2, "every trial fails alike before its first epoch is over: ValueError: the probe raises"),
+    ],
+)
+def test_too_many_failed_trials_end_the_sweep(sweeps: Sweeps, max_failed: int, failed: int, said: str) -> None:
     printed = sweeps.run(
-        "search", *PROBE, "name=failing", "failures.max_failed=1", "failures.retries=0", "params.behaviour=raise",
-        "params.at_epoch=0", f"params.folder={sweeps.folder}", "resources.concurrency=1",
+        "search", *PROBE, f"name=failing-{max_failed}", f"failures.max_failed={max_failed}", "failures.retries=0",
+        "params.behaviour=raise", "params.at_epoch=0", f"params.folder={sweeps.folder}", "resources.concurrency=1",
         space(x={"low": 0.0, "high": 1.0, "type": "float"}), code=1,
     )  # fmt: skip
-    assert "trials failed: 1 (failures.max_failed=1); the last: ValueError: the probe raises" in printed
-    assert [trial["state"] for trial in sweeps.results("failing")["trials"]] == ["FAIL"]
+    assert said in printed
+    assert [trial["state"] for trial in sweeps.results(f"failing-{max_failed}")["trials"]] == ["FAIL"] * failed
 
 
 def test_a_signal_stops_cleanly_and_resume_goes_on(lone_sweeps: Sweeps) -> None:
@@ -175,7 +185,9 @@ def test_a_budget_can_be_raised_and_a_name_is_taken(sweeps: Sweeps) -> None:
     sweeps.run("search", *arguments, "budget.trials=2")
     assert "exists already" in sweeps.run("search", *arguments, "budget.trials=2", code=2)
     first = sweeps.results("more")["trials"]
-    sweeps.run("resume", "more", "budget.trials=4")
+    before = Spec.from_yaml(sweeps.stored("more").read_text("sweep.yaml")).search.sampler
+    printed = sweeps.run("resume", "more", "budget.trials=4", "search.sampler=random")
+    assert f"note: sampler random, no longer {before}: as search.sampler says" in printed
     trials = sweeps.results("more")["trials"]
     assert trials[:2] == first
     assert len({trial["params"]["x"] for trial in trials}) == 4
@@ -206,20 +218,34 @@ def assert_whole(sweeps: Sweeps, name: str, trials: int, epochs: int) -> None:
     assert reported == {(number, epoch): 1 for number in range(trials) for epoch in range(1, epochs + 1)}
 
 
-def test_one_worker_four_and_shards_learn_the_same(lone_sweeps: Sweeps) -> None:
-    curves = {}
-    for workers, strategy in ((1, "auto"), (4, "auto"), (2, "probe:CpuFsdp")):
-        name = f"shared-{workers}"
-        lone_sweeps.run(
-            "search", "trainable=probe:Regression", "metric=loss", "goal=minimize", f"name={name}", "search.seed=1",
-            "tracking.mode=disabled", "schedule.scheduler=none", "schedule.max_epochs=4", "search.sampler=grid",
-            "training.batch_size=global", "training.deterministic=true", "params.batch_size=16",
-            "resources.concurrency=1", f"resources.strategy={strategy}",
-            f"resources.workers={workers}", "resources.cpus_per_worker=0.4", space(lr=options(0.05, 0.1)),
+@pytest.mark.parametrize(
+    ("trainable", "loops", "metrics"),
+    [("probe:Regression", (), ("loss", "val/loss")), ("probe:regression", ("plain", "fabric"), ("val/loss",))],
+)
+def test_one_worker_four_and_shards_learn_the_same(
+    sweeps: Sweeps, trainable: str, loops: tuple[str, ...], metrics: tuple[str, ...]
+) -> None:
+    strategies = {1: "auto", 4: "ddp" if loops else "probe:bucketed", 2: "fsdp"}
+    searched = {"loop": options(*loops)} if loops else {"lr": options(0.05, 0.1)}
+    for workers, strategy in strategies.items():
+        sweeps.run(
+            "search", f"trainable={trainable}", f"metric={metrics[0]}", "goal=minimize", f"name=shared-{workers}",
+            "search.seed=1", "tracking.mode=offline", "schedule.scheduler=none", "schedule.max_epochs=4",
+            "search.sampler=grid", "training.batch_size=global", "training.deterministic=true", "params.batch_size=16",
+            "resources.concurrency=1", f"resources.strategy={strategy}", f"resources.workers={workers}",
+            "resources.cpus_per_worker=0.4", space(**searched),
         )  # fmt: skip
-        ledger = (lone_sweeps.folder / "results" / name / "ledger.journal").read_text().splitlines()
-        entries = [entry for entry in map(json.loads, ledger) if "intermediate_value" in entry]
-        curves[workers] = {(entry["trial_id"], entry["step"]): entry["intermediate_value"] for entry in entries}
-    assert len(curves[1]) == 8
-    assert curves[4] == pytest.approx(curves[1], rel=1e-5)
-    assert curves[2] == pytest.approx(curves[1], rel=1e-5)
+    for metric in metrics:
+        one, four, shards = (logged(sweeps, f"shared-{workers}", metric) for workers in strategies)
+        assert len(one) == 2
+        assert {len(set(curve)) for curve in one.values()} == {4}
+        assert len(set(map(tuple, one.values()))) == len(one)
+        for learnt in (four, shards):
+            assert learnt.keys() == one.keys()
+            assert all(learnt[trial] == pytest.approx(one[trial], rel=1e-5) for trial in one)
+
+
+def logged(sweeps: Sweeps, name: str, metric: str) -> dict[str, list[float]]:
+    """What the run of each trial has of a metric, in order."""
+    files = sorted((sweeps.folder / "results" / name / "wandb").glob("offline-run-*/run-*.wandb"))
+    return {file.stem.rpartition("-")[2]: list(runlog.values(file, metric)) for file in files}

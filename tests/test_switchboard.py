@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator import switchboard
-from orchestrator.messages import Ended, Job, Left, Lost, Node, Notice, Outcome, Report, Started, Verdict
-from orchestrator.switchboard import DIED, MAX_STILLBORN, Switchboard
+from orchestrator.failures import MAX_DIED, MAX_RAISED
+from orchestrator.messages import Ended, Job, Left, Lost, Node, Notice, Outcome, Report, Sample, Started, Verdict
+from orchestrator.switchboard import DIED, Switchboard
 
 NODES = [Node(id="n0", address="10.0.0.1"), Node(id="n1", address="10.0.0.2")]
 S = "slot"
@@ -66,7 +67,10 @@ def test_a_trial_from_job_to_end() -> None:
         assert await waiting is Verdict.PRUNE
         await board.ended(S, "a", ended(outcome=Outcome.PRUNED))
         assert await board.next_event(S, 1) == ended(outcome=Outcome.PRUNED)
-        assert await board.news() == [Started(number=0, slot="slot", wandb_run=None), ended(outcome=Outcome.PRUNED)]
+        began, over = await board.news()
+        assert [began, over] == [Started(number=0, slot="slot", wandb_run=None), ended(outcome=Outcome.PRUNED)]
+        assert isinstance(began, Started)
+        assert began.at is not None
         assert await board.news() == []
 
     play(scenario)
@@ -96,6 +100,25 @@ def test_slots_do_not_hear_each_other() -> None:
         await board.ended(S, "a", ended())
         assert await nothing_happens(board, "another")
         assert await board.next_event(S, 1) == ended()
+
+    play(scenario)
+
+
+def test_samples_of_other_nodes_are_fetched_once_and_only_by_who_holds_the_trial() -> None:
+    async def scenario(board: Switchboard) -> None:
+        await hold(board)
+        first, second = (Sample(taken_at_s=at, values={"cpu/l:b": at}) for at in (1.0, 2.0))
+        await board.sampled(S, "a", 0, [first])
+        await board.sampled(S, "a", 0, [second])
+        assert await board.samples(S, "late", 0) == []
+        assert await board.samples(S, "a", 0) == [first, second]
+        assert await board.samples(S, "a", 0) == []
+        await board.sampled(S, "a", 0, [first])
+        await board.ended(S, "a", ended())
+        await board.assign(S, job(1))
+        await board.take(S, "a", 1)
+        await board.sampled(S, "a", 0, [second])  # of the trial before
+        assert await board.samples(S, "a", 1) == []
 
     play(scenario)
 
@@ -173,14 +196,45 @@ class TestDeath:
             await hold(board)
             await board.lost(S, "a", Lost(error="rank 1 raised"))
             await board.assign(S, job(0))
-            waiting = asyncio.create_task(board.take(S, "a", 1))
-            await settle()
-            assert not waiting.done()
+            assert await board.take(S, "a", 1) is None
             await board.join(S, "b", NODES)
-            taken = await board.take(S, "b", 0)
-            assert taken is not None
-            assert not waiting.done()
-            waiting.cancel()
+            assert await board.take(S, "b", 0) is not None
+
+        play(scenario)
+
+    def test_a_group_that_goes_down_without_a_trial_takes_none_any_more(self) -> None:
+        async def scenario(board: Switchboard) -> None:
+            await board.join(S, "a", NODES)
+            waiting = asyncio.create_task(board.take(S, "a", 0))
+            await board.group_failed(S, Lost(error="its node is gone", outcome=Outcome.MOVED))
+            await board.assign(S, job())
+            assert await waiting is None
+            await board.join(S, "b", NODES)
+            assert await board.take(S, "b", 0) == (1, job())
+            assert await nothing_happens(board)
+
+        play(scenario)
+
+    @pytest.mark.parametrize("has_a_trial", [True, False])
+    def test_a_group_that_was_replaced_by_one_that_joined_too_late_leaves(self, has_a_trial: bool) -> None:
+        """Of the one before, on a node that had been cut off: what it had said arrives when it is back, and dies."""
+
+        async def scenario(board: Switchboard) -> None:
+            await board.join(S, "b", NODES)
+            waiting = asyncio.create_task(board.take(S, "b", 0))
+            await settle()
+            if has_a_trial:
+                await board.assign(S, job())
+                assert await waiting == (1, job())
+            await board.join(S, "a", NODES)
+            if has_a_trial:
+                assert isinstance(await board.next_event(S, 1), Lost)
+                assert await board.report(S, "b", report()) is Verdict.INTERRUPT
+                waiting = asyncio.create_task(board.take(S, "b", 1))
+            assert await waiting is None  # its run is over, and the slot starts another
+            await board.join(S, "c", NODES)
+            await board.assign(S, job())
+            assert await board.take(S, "c", 0) is not None
 
         play(scenario)
 
@@ -221,26 +275,28 @@ class TestDeath:
 
         play(scenario)
 
-    def test_groups_that_die_before_they_take_a_trial_end_it_as_broken(self) -> None:
+    @pytest.mark.parametrize(
+        ("lost", "most"),
+        [(Lost(error="ImportError: no module"), MAX_RAISED), (Lost(error="it was killed", died=True), MAX_DIED)],
+    )
+    def test_groups_that_die_before_they_take_a_trial_end_it_as_broken(self, lost: Lost, most: int) -> None:
         async def scenario(board: Switchboard) -> None:
             await board.assign(S, job())
-            for _ in range(MAX_STILLBORN - 1):
-                await board.group_failed(S, Lost(error="ImportError: no module"))
+            for _ in range(most - 1):
+                await board.group_failed(S, lost)
                 assert await nothing_happens(board)
-            await board.group_failed(S, Lost(error="ImportError: no module"))
-            lost = await board.next_event(S, 1)
-            assert isinstance(lost, Lost)
-            assert lost.outcome is Outcome.BROKEN
-            assert lost.error == (
-                f"{MAX_STILLBORN} worker groups in a row died before they took a trial: ImportError: no module"
-            )
+            await board.group_failed(S, lost)
+            broken = await board.next_event(S, 1)
+            assert isinstance(broken, Lost)
+            assert broken.outcome is Outcome.BROKEN
+            assert broken.error == f"{most} worker groups in a row died before they took a trial: {lost.error}"
             assert await nothing_happens(board)
 
         play(scenario)
 
     def test_groups_that_took_trials_in_between_do_not_count(self) -> None:
         async def scenario(board: Switchboard) -> None:
-            for round_ in range(2 * MAX_STILLBORN):
+            for round_ in range(2 * MAX_RAISED):
                 incarnation = f"group {round_}"
                 await hold(board, incarnation=incarnation)
                 await board.lost(S, incarnation, Lost(error="boom"))
@@ -260,7 +316,7 @@ class TestDeath:
             await board.next_event(S, 1)
             await board.group_failed(S, Lost(error="boom"))
             await board.assign(S, job(1))
-            for _ in range(MAX_STILLBORN - 1):
+            for _ in range(MAX_RAISED - 1):
                 await board.group_failed(S, Lost(error="no module"))
                 assert await nothing_happens(board)
 

@@ -151,6 +151,7 @@ def assert_page(server: WandbServer, spec_name: str) -> None:
     assert (sweep.name, sweep.project, sweep.state) == (spec_name, "probes", "FINISHED")
     assert sweep.config["metric"] == {"name": "score", "goal": "maximize"}
     assert sweep.config["parameters"]["x"] == {"values": [0.25, 0.5]}
+    assert sweep.config["parameters"]["step_s"] == {"values": [0.0]}  # conditional
     assert sorted(server.runs) == [f"{spec_name}-{number}" for number in range(6)]
     assert {(run.sweep_id, run.group) for run in server.runs.values()} == {(sweep.id, None)}
     assert [view["type"] for view in server.views] == ["project-view"]
@@ -311,8 +312,8 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
         sweeps.environment |= server.env
         server.fail(401, count=1, path="file_stream")
         assert "not, or not wholly, in W&B: later-" in sweeps.run("sync", "later", code=1)
-        for brought in (1, 0):
-            assert f"{brought} runs brought to W&B" in sweeps.run("sync", "later")
+        for brought in ("1 run", "0 runs"):
+            assert f"{brought} brought to W&B" in sweeps.run("sync", "later")
         (sweep,) = server.sweeps.values()
         assert (sweep.state, sorted(sweep.run_ids)) == ("FINISHED", ["later-0", "later-1"])
         for run in server.runs.values():
@@ -336,8 +337,9 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
 
         best = f"team/later/model-{winner.id}:sweep-best"
         checkpoint = Path(results["best"]["checkpoint"])
-        assert "epoch-0002.ckpt" in sweeps.run("download", best, "here")
-        assert (sweeps.folder / "here" / "epoch-0002.ckpt").read_bytes() == checkpoint.read_bytes()
+        copy = f"here/{winner.id}/epoch-0002.ckpt"
+        assert copy in sweeps.run("download", best, "here")
+        assert (sweeps.folder / copy).read_bytes() == checkpoint.read_bytes()
         for wrong, said in (
             ("no/such/model:best", "W&B has no project 'no/such'"),
             (f"team/later/model-{winner.id}:bset", "has no alias or version 'bset'; did you mean 'best'? W&B has"),
@@ -363,7 +365,7 @@ def test_an_offline_sweep_is_brought_up_later_and_another_one_starts_from_it(swe
             "space={at_epoch: {options: [1]}}",
         )  # fmt: skip
         assert server.runs["next-0"].used_artifacts == [f"model-{winner.id}:v1"]
-        assert server.runs["next-0"].config["sweep"]["start_from"] == best
+        assert server.runs["next-0"].config["sweep"]["start_from"] == f"team/later/model-{winner.id}:v1"
         assert "the same in every epoch" in sweeps.run("replay", "next", "0")
         assert server.unknown == []
 

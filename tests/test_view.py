@@ -14,8 +14,10 @@ from conftest import clean_environment
 from doubles.wandb_server import WandbServer
 from simulated import simulate
 
-from orchestrator import cli
+from orchestrator import cli, workspace
 from orchestrator.ledger import Ledger
+from orchestrator.space import Float, Int, Space
+from orchestrator.wandb_yaml import to_config
 
 CREATE_PROJECT = (
     "import wandb; print(wandb.sweep({'method': 'random', 'parameters': {'lr': {'value': 1}}}, project='orchestrator'))"
@@ -75,6 +77,22 @@ def test_a_view_and_a_report_show_what_is_compared(options: tuple[str, ...], kin
         assert '"run:state"' in view["spec"]
         assert '"run:duration"' in view["spec"]
         assert server.unknown == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the library's own
+def test_a_hyperparameter_of_a_group_is_where_its_run_has_it(tmp_path: Path) -> None:
+    """Panels and columns name a value of a run's config as W&B keeps that: every group as one value."""
+    space = Space({"optimizer.lr": Float(0.1, 1, log=True), "model.head.width": Int(1, 4), "depth": Int(1, 3)})
+    _, spec = simulate(tmp_path, 3)
+    axes = [column._to_model().accessor for column in workspace._panels(spec, dict(space))[0].columns]
+    assert axes[:3] == list(workspace._columns(space))
+    params = {"optimizer.lr": 0.5, "model.head.width": 2, "depth": 3}
+    config = {name: {"value": value} for name, value in to_config(params).items()}
+    for axis in axes[:3]:
+        place: Any = config
+        for name in axis.removeprefix("config:").split("."):
+            place = place[name]
+        assert isinstance(place, int | float), axis
 
 
 def test_a_sweep_without_a_page_has_no_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,9 +266,13 @@ def test_stop_flag(server: WandbServer, client: Client) -> None:
     client("""start("trial").finish()""")
     server.runs["trial"].stop = True
     (interrupted,) = client("""
+import asyncio
+from wandb.sdk.lib import run_stopping
+
+run_stopping._SLEEP = lambda _: asyncio.sleep(0.1)  # asks at once again, and not after 15 s
 try:
     run = start("trial")
-    for step in range(1200):  # the SDK asks when it gets round to it
+    for step in range(300):
         run.log({"loss": step})
         time.sleep(0.1)
     show(False)

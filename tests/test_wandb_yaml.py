@@ -48,8 +48,9 @@ from orchestrator.space import Choice, Fixed, Float, Int, Space
     ],
 )  # fmt: skip
 def test_out(parameter: Any, entry: dict[str, Any]) -> None:
-    compiled = wandb_yaml.to_wandb(Space({"model.x": parameter, "flag": Choice([True, False])}))
-    assert compiled == {"model.x": entry, "flag": {"values": [True, False]}}
+    compiled = wandb_yaml.to_wandb(Space({"model.x": parameter, "flag": Choice([True, False])}), {"model.y": 1})
+    model = {"parameters": {"x": entry, "y": {"value": 1}}}
+    assert compiled == {"model": model, "flag": {"values": [True, False]}}
     assert json.loads(json.dumps(compiled)) == compiled
 
 
@@ -134,10 +135,12 @@ def test_nested_parameters_are_groups() -> None:
     data = {"a": {"parameters": {"b": {"parameters": {"c": {"value": 1}}}, "d": {"values": [1, 2]}}}, "e": {"value": 2}}
     space = wandb_yaml.from_wandb(data)
     assert space == Space({"a.b.c": Fixed(1), "a.d": Choice([1, 2]), "e": Fixed(2)})
-    assert wandb_yaml.nested(space) == data
+    assert wandb_yaml.to_wandb(space) == data
+    assert wandb_yaml.to_config({"a.b.c": 1, "a.d": 2, "e": 2}) == {"a": {"b": {"c": 1}, "d": 2}, "e": 2}
     both = Space({"opt": Choice(["sgd"]), "opt.lr": Float(0, 1)})
-    assert list(wandb_yaml.nested(both)) == ["opt", "opt.lr"]
-    assert wandb_yaml.from_wandb(wandb_yaml.nested(both)) == both
+    assert list(wandb_yaml.to_wandb(both)) == ["opt", "opt.lr"]
+    assert wandb_yaml.to_config({"opt": "sgd", "opt.lr": 0.5}) == {"opt": "sgd", "opt.lr": 0.5}
+    assert wandb_yaml.from_wandb(wandb_yaml.to_wandb(both)) == both
     with pytest.raises(SpaceError, match=r"'a\.d' is there twice"):
         wandb_yaml.from_wandb({**data, "a.d": {"value": 1}})
 
@@ -226,16 +229,19 @@ class TestFiles:
     def test_every_mistake_at_once(self) -> None:
         with pytest.raises(SpecError) as caught:
             wandb_yaml.to_spec(
-                {"method": "bays", "parameters": {"x": {"distribution": "nomral"}}, "metric": "loss", "metrics": [],
-                 "early_terminate": {"type": "envelope"}}
+                {"method": "bays", "parameters": {"x": {"distribution": "nomral"}, "batch-size": {"value": 8}},
+                 "metric": "loss", "metrics": [], "early_terminate": {"type": "envelope"}}
             )  # fmt: skip
         assert [line.split(";")[0] for line in caught.value.problems] == [
             "space: 'x' has distribution 'nomral', which W&B has none of",
+            "space: 'batch-size' is not a name",
             "method is 'bays', which W&B has none of",
             "metrics is []",
             "metric is 'loss'",
             "early_terminate is {'type': 'envelope'}",
         ]
+        with pytest.raises(SpecError, match=r"metric\.goal is 'maximise'; did you mean 'maximize'\?"):
+            wandb_yaml.to_spec({"method": "grid", "parameters": {}, "metric": {"name": "x", "goal": "maximise"}})
         with pytest.raises(SpecError, match="hyperband needs min_iter, or max_iter and s; add them"):
             wandb_yaml.to_spec({"method": "grid", "parameters": {}, "early_terminate": {"type": "hyperband"}})
 

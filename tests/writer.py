@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.folder import SweepFolder
-from orchestrator.messages import Job, Outcome, Report
+from orchestrator.messages import Job, Outcome, Report, Sample
 from orchestrator.spec import Spec
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -38,7 +38,8 @@ def forked(target: Callable[..., None], arguments: Sequence[Any]) -> BaseProcess
 class Writer:
     """Writes the runs of the trials from `first` to before `last`, three epochs each.
 
-    `end` is how the last one ends: well, pause, or die; with `fill`, the disk under the runs fills up. What the
+    `end` is how the last one ends: well, pause, or die; with `fill`, the disk under the runs fills up; with `repeat`,
+    all are repeats of trial 0. What the
     server does must cost it nothing.
     """
 
@@ -79,8 +80,10 @@ def _write(
     )
     for number in range(first, last):
         params = {"x": 0.5} if number % 2 == 0 else {}  # a sweep may be over seeds alone
-        out.send(("started", number, tracker.open(Job(number=number, params=params, seed=7))))
+        job = Job(number=number, params=params, seed=7, repeat_of=0 if end == "repeat" else None)
+        out.send(("started", number, tracker.open(job)))
         logger, curve = tracker.logger(), {}
+        tracker.sampled([Sample(taken_at_s=time.time(), values={"cpu/l:elsewhere": 12.5})])
         wandb.log({"words": wandb.Table(columns=["word"], data=[["hello"]])})
         for epoch in (1, 2, 3):
             path = folder.checkpoint(number, epoch)

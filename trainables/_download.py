@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +14,9 @@ import torch
 from filelock import FileLock
 
 from orchestrator.errors import InputError
+
+# How long a server may say nothing: torchvision sets no limit, and a network may swallow what is sent.
+SILENCE_S = 30.0
 
 
 def cache_folder(data_dir: str | None) -> Path:
@@ -44,7 +49,8 @@ def download(dataset: Callable[..., Any], folder: Path) -> None:
             shutil.rmtree(left)  # by a download that was killed
         with TemporaryDirectory(prefix=f".{name}-", dir=folder) as beside:
             try:
-                dataset(root=beside, download=True)
+                with _limited(SILENCE_S):
+                    dataset(root=beside, download=True)
             except (OSError, RuntimeError) as exc:  # a URLError is an OSError; torchvision's own are RuntimeErrors
                 why = " ".join(str(exc).split())
                 raise InputError(
@@ -55,6 +61,17 @@ def download(dataset: Callable[..., Any], folder: Path) -> None:
                 target = folder / part.relative_to(beside)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)
+
+
+@contextmanager
+def _limited(silence_s: float) -> Iterator[None]:
+    """Let what waits for a server for so long raise a `TimeoutError`."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(silence_s)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _is_there(dataset: Callable[..., Any], folder: Path) -> bool:

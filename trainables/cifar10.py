@@ -1,6 +1,8 @@
-"""CIFAR-10: four convolutions whose sizes follow the data, early stopping, and sample predictions as images."""
+"""CIFAR-10: four convolutions whose sizes follow the data, crops and flips, early stopping, predictions as images."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.utils.data import DataLoader, Dataset, random_split
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
@@ -27,11 +29,34 @@ UNDO = v2.Normalize([-m / s for m, s in zip(MEAN, STD, strict=True)], [1 / s for
 SHOWN = 8
 
 
+class Augmented(Dataset[tuple[Tensor, int]]):
+    """Images that are changed anew whenever they are read, by torch's random numbers in the process that reads them.
+
+    Args:
+        examples: x (C, H, W) and its class.
+        change: of an x, to another of the same shape.
+    """
+
+    def __init__(self, examples: Subset[tuple[Tensor, int]], change: Callable[[Tensor], Tensor]) -> None:
+        self.examples, self.change = examples, change
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        x, y = self.examples[index]
+        return self.change(x), y
+
+
 class Cifar10(LightningDataModule):
     """Training, validation and test images, normalised; the test images are read only to test.
 
+    Crops and flips, after He et al. 2016, https://arxiv.org/abs/1512.03385, are of the training images alone.
+
     Args:
         batch_size: images per step and rank.
+        crop_padding: pixels of the mean colour around a training image, of which its own size is cut out; 0 for none.
+        flip: whether training images are mirrored, left to right, each time with a probability of a half.
         held_out: share of the training images that validate.
         split_seed: which split; trials are comparable only within one.
         loader_workers: processes that decode images, for each rank.
@@ -42,6 +67,8 @@ class Cifar10(LightningDataModule):
         self,
         *,
         batch_size: int = 64,
+        crop_padding: int = 0,
+        flip: bool = False,
         held_out: float = 0.1,
         split_seed: int = 0,
         loader_workers: int = 0,
@@ -50,6 +77,7 @@ class Cifar10(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.batch_size, self.held_out, self.split_seed = batch_size, held_out, split_seed
+        self.crop_padding, self.flip = crop_padding, flip
         self.loader_workers, self.folder = loader_workers, cache_folder(data_dir)
         self.transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
 
@@ -68,16 +96,22 @@ class Cifar10(LightningDataModule):
             return
         whole = CIFAR10(self.folder, train=True, transform=self.transform)
         self.classes: list[str] = whole.classes
+        self.input_shape: tuple[int, ...] = tuple(whole[0][0].shape)  # (C, H, W)
         shares = (1 - self.held_out, self.held_out)
-        self.train, self.val = random_split(whole, shares, Generator().manual_seed(self.split_seed))
+        train, self.val = random_split(whole, shares, Generator().manual_seed(self.split_seed))
+        self.train = Augmented(train, self._augmentation())
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape (C, H, W) of an image; after `setup`."""
-        return tuple(self.train[0][0].shape)
+    def _augmentation(self) -> Callable[[Tensor], Tensor]:
+        """What changes a training image (C, H, W), normalised; draws nothing where there is nothing to draw."""
+        changes: list[nn.Module] = []
+        if self.crop_padding:
+            changes.append(v2.RandomCrop(self.input_shape[1:], padding=self.crop_padding))
+        if self.flip:
+            changes.append(v2.RandomHorizontalFlip())
+        return nn.Sequential(*changes)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """Batches of x (B, C, H, W), normalised, and y (B,), in a new order every epoch."""
+        """Batches of x (B, C, H, W), normalised and augmented, and y (B,), in a new order every epoch."""
         return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
@@ -93,8 +127,8 @@ class Cifar10(LightningDataModule):
             examples,
             batch_size=self.batch_size,
             shuffle=shuffle,
+            # Started anew for every epoch: what those of the last one had drawn by its end is in no checkpoint.
             num_workers=self.loader_workers,
-            persistent_workers=self.loader_workers > 0,
         )
 
 
@@ -193,7 +227,7 @@ class Cifar10Net(LightningModule):
             return
         data = getattr(self.trainer, "datamodule", None)
         names = data.classes if isinstance(data, Cifar10) else [str(k) for k in range(self.hparams["classes"])]
-        pictures = UNDO(x).clamp(0, 1)
+        pictures = (UNDO(x).clamp(0, 1) * 255).round().to(torch.uint8)  # W&B takes numbers as 0 to 255
         captions = [f"{names[a]}, taken for {names[b]}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
         self.logger.log_image("val/predictions", list(pictures.cpu()), caption=captions)
 

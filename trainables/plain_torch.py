@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.distributed import all_reduce
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -17,6 +21,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from orchestrator import Context, TrainFunction
 
 Loader = DataLoader[tuple[Tensor, ...]]
+# How the model is saved: as one, however its workers share it, by the names that it has alone.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def train(
@@ -41,17 +47,18 @@ def train(
     train_split, val_split, _ = _splits(split_seed)
     train_loader = context.prepare_data_loader(DataLoader(train_split, batch_size=batch_size, shuffle=True))
     val_loader = context.prepare_data_loader(DataLoader(val_split, batch_size=batch_size))
-    network = _network(hidden)
-    model = context.prepare_model(network)
+    model, scaler = context.prepare_model(_network(hidden)), context.scaler
     optimizer = SGD(model.parameters(), lr=lr, momentum=momentum)
     schedule = CosineAnnealingLR(optimizer, T_max=context.max_epochs)
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if context.start_from:
         saved = context.load()
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+        weights, moments = saved["network"], saved["optimizer"]
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=WHOLE)
+        schedule.load_state_dict(saved["schedule"])
+        scaler.load_state_dict(saved["scaler"])
     elif context.weights:
-        network.load_state_dict(torch.load(context.weights, map_location="cpu")["network"])
+        weights = torch.load(context.weights, map_location="cpu")["network"]
+        set_model_state_dict(model, weights, options=WHOLE)
     for epoch in context.epochs():
         if isinstance(train_loader.sampler, DistributedSampler):
             train_loader.sampler.set_epoch(epoch)
@@ -62,12 +69,15 @@ def train(
             optimizer.zero_grad()
             with context.autocast():
                 loss = F.cross_entropy(model(x), y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+        context.tracker.log({"lr": optimizer.param_groups[0]["lr"]}, step=epoch)
         schedule.step()
         metrics = _evaluate(context, model, val_loader, "val")
-        context.tracker.log({**metrics, "lr": optimizer.param_groups[0]["lr"]}, step=epoch)
-        context.report(metrics, epoch=epoch, checkpoint={name: part.state_dict() for name, part in parts.items()})
+        weights, moments = get_state_dict(model, optimizer, options=WHOLE)
+        parts = {"schedule": schedule.state_dict(), "scaler": scaler.state_dict()}
+        context.report(metrics, epoch=epoch, checkpoint={"network": weights, "optimizer": moments, **parts})
 
 
 def measure(

@@ -58,10 +58,11 @@ def train(
             if context.should_stop():
                 return
             optimizer.zero_grad()
-            fabric.backward(F.cross_entropy(model(x), y))
+            loss = F.cross_entropy(model(x), y)
+            fabric.backward(loss)
             optimizer.step()
         metrics = _evaluate(fabric, model, val_loader, "val")
-        fabric.log_dict(metrics, step=epoch)
+        fabric.log_dict({"train/loss": loss.item()}, step=epoch)
         context.report(metrics, epoch=epoch, checkpoint=state)
 
 

@@ -19,8 +19,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnvironment
+from torch.distributed.fsdp import FullyShardedDataParallel
 
-from orchestrator import batch_size, catalog
+from orchestrator import arguments, batch_size, catalog
 from orchestrator.attempt import Attempt
 from orchestrator.checkpoint import Handover
 from orchestrator.context import RECORD
@@ -49,7 +50,7 @@ class Loop:
     def fit(self, trainable: Trainable, attempt: Attempt) -> None:
         """Build model, data and trainer, and fit."""
         routed = trainable.route(self._params(trainable, attempt))
-        model = trainable.model(**routed["model"])
+        model = arguments.call(trainable.model, routed["model"])
         data = self._data.of(trainable.data, routed["data"], attempt.spec)
         if attempt.weights is not None:
             _load_weights(model, attempt.weights)
@@ -72,7 +73,7 @@ class Loop:
             SpecError: the module has no `test_step`.
         """
         routed = trainable.route(self._params(trainable, attempt))
-        model = trainable.model(**routed["model"])
+        model = arguments.call(trainable.model, routed["model"])
         if not is_overridden("test_step", model):
             raise SpecError(f"there is nothing to test with: {type(model).__name__} has no test_step")
         data = self._data.of(trainable.data, routed["data"], attempt.spec)
@@ -94,7 +95,7 @@ class Loop:
             at_most = attempt.params.get(name, batch_size.LIMIT)
             routed = trainable.route({**attempt.params, name: 1})
             with isolate_rng():  # the trial is to be that of a batch size which was given
-                model = trainable.model(**routed["model"])
+                model = arguments.call(trainable.model, routed["model"])
                 data = self._data.of(trainable.data, routed["data"], attempt.spec)
                 trainer = _trainer(attempt, Silent(attempt), routed["trainer"])
                 attempt.batch_size = batch_size.largest(trainer, model, data, at_most=at_most)
@@ -120,21 +121,18 @@ def _load_weights(model: pl.LightningModule, path: Path) -> None:
 def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> pl.Trainer:
     spec, resources, tracking = attempt.spec, attempt.spec.resources, attempt.spec.tracking
     shows = tracking.predictions and tracking.mode != "disabled"
-    arguments: dict[str, Any] = {
+    given = arguments.made({**spec.trainer, **routed})
+    whole: dict[str, Any] = {
         "num_sanity_val_steps": 0,  # the first report comes after a whole validation anyway
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "accelerator": "gpu" if resources.gpus_per_worker > 0 else "cpu",
         "devices": 1,
-        **spec.trainer,
-        **routed,
+        **given,
         **_length(spec),
         "precision": resources.precision,
         "callbacks": [
-            *(
-                catalog.load_class(given["class_path"])(**given.get("init_args", {}))
-                for given in spec.trainer.get("callbacks", [])
-            ),
+            *given.get("callbacks", []),
             *([Predictions(tracking.predictions, attempt.notify)] if shows else []),
             ours,
         ],
@@ -146,9 +144,9 @@ def _trainer(attempt: Attempt, ours: Checkpoint, routed: Mapping[str, Any]) -> p
     if attempt.world_size > 1 or resources.strategy != "auto" or spec.training.batch_size == "global":
         strategy, environment = _strategy(resources.strategy), RayLightningEnvironment()
         # A strategy of the user's may write checkpoints in a way of its own.
-        plugins = arguments["plugins"] if resources.strategy in STRATEGIES else []
-        arguments |= {"strategy": strategy, "plugins": [*plugins, environment], "devices": "auto"}
-    return pl.Trainer(**arguments)
+        plugins = whole["plugins"] if resources.strategy in STRATEGIES else []
+        whole |= {"strategy": strategy, "plugins": [*plugins, environment], "devices": "auto"}
+    return pl.Trainer(**whole)
 
 
 def _length(spec: Spec) -> dict[str, Any]:
@@ -162,13 +160,26 @@ def _length(spec: Spec) -> dict[str, Any]:
 def _strategy(name: str) -> Any:
     match name:
         case "fsdp":
-            return RayFSDPStrategy(state_dict_type="full")
+            return _Sharded(state_dict_type="full")
         case "ddp_find_unused_parameters_true":
             return RayDDPStrategy(find_unused_parameters=True)
         case "ddp" | "auto":
             return RayDDPStrategy()
         case _:
             return catalog.load_object(name)()
+
+
+class _Sharded(RayFSDPStrategy):
+    """FSDP, on CPUs too: torch's own does it, over gloo, where it is told that the device is one."""
+
+    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        if self.root_device.type == "cpu":  # Lightning takes one that is wrapped as it is
+            model = FullyShardedDataParallel(
+                model, device_id=self.root_device, mixed_precision=self.mixed_precision_config,
+                sharding_strategy=self.sharding_strategy, **self.kwargs,
+            )  # fmt: skip
+        ready: torch.nn.Module = super()._setup_model(model)
+        return ready
 
 
 class Silent(Checkpoint):
@@ -206,7 +217,11 @@ class Reporter(Checkpoint):
     ) -> None:
         """Make `load_from_checkpoint` work for modules that do not call `save_hyperparameters`, too."""
         if not checkpoint.get(pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY):
-            checkpoint[pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self._model_args)
+            # Not what is written as a class path: whoever loads it passes the object.
+            plain = {
+                name: each for name, each in self._model_args.items() if not any(arguments.class_paths(each, name))
+            }
+            checkpoint[pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY] = plain
         checkpoint[RECORD] = self._attempt.record
 
     def on_load_checkpoint(
@@ -285,6 +300,12 @@ class Reporter(Checkpoint):
             self._begin_epoch(trainer)
         else:
             self._attempt.epoch_begins()  # from here the Trainer draws the order of the data itself
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hear of the epoch before, where no verdict was waited for: what is validated after its end is not logged."""
+        self._attempt.settle(wait=True)
+        if self._attempt.stopped:
+            raise Interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch was validated; report, where that is due now."""
@@ -368,18 +389,18 @@ class _PreparedData:
         self._module: pl.LightningDataModule | None = None
 
     def of(
-        self, build: Callable[..., Any] | None, arguments: Mapping[str, Any], spec: Spec
+        self, build: Callable[..., Any] | None, given: Mapping[str, Any], spec: Spec
     ) -> pl.LightningDataModule | None:
         """The data module for these arguments; the last one's is torn down when they change."""
         if build is None:
             return None
-        key = (build, json.dumps(arguments, sort_keys=True, default=repr))
+        key = (build, json.dumps(given, sort_keys=True, default=repr))
         if key != self._key:
             if self._module is not None:
                 self._teardown("fit")
             seed = spec.search.seed or 0
             with _drawn_apart(seed):
-                self._module = build(**arguments)
+                self._module = arguments.call(build, given)
             self._key = key
             self._hold(self._module, seed)
         return self._module

@@ -10,8 +10,8 @@ from orchestrator.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which sweep, and where."""
-    parser.add_argument("sweep", metavar="SWEEP", help="its name")
-    parser.add_argument("words", nargs="*", metavar="cluster=FILE", help="the file that was given to `ray up`")
+    parser.add_argument("sweep", metavar="SWEEP", help="its name, or what `resume` said instead of it")
+    front.add_cluster(parser, "where it runs")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,9 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: no cluster is named.
     """
-    file, more = front.take_cluster(arguments.words)
-    if file is None or more:
+    if arguments.cluster is None:
         raise InputError("attach takes a sweep's name and cluster=FILE, the file that was given to `ray up`")
     from orchestrator.remote import Head
 
-    return Head(file).follow(arguments.sweep)
+    return Head(arguments.cluster).follow(arguments.sweep)

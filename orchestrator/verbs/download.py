@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Download it, and print where it is.
+    """Download it, and print which version that is, and where.
 
     Raises:
         InputError: that is no reference, or W&B has no such checkpoint.
@@ -26,5 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not is_artifact(arguments.reference):
         raise InputError(f"'{arguments.reference}' names no artifact; write ENTITY/PROJECT/NAME:ALIAS")
-    print(page.fetch(arguments.reference, arguments.folder))
+    version, path = page.fetch(arguments.reference, arguments.folder)
+    print(f"{version}\n{path}")
     return 0

@@ -28,15 +28,23 @@ def run(arguments: argparse.Namespace) -> int:
     from orchestrator.folder import SweepFolder
     from orchestrator.page import Page
 
+    problems: list[str] = []
+    fits = ""
     with cluster.connected():
-        at_once = capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
-        problems = preflight.check(spec, SweepFolder(spec.storage, spec.name or ""))
+        try:
+            at_once = capacity.concurrency(spec.resources, cluster.nodes(), spec.trials)
+            fits = f"{at_once.trials} trials at once; {at_once.reason}"
+        except InputError as exc:
+            problems += exc.problems
+        found = preflight.check(spec, SweepFolder(spec.storage, spec.name or ""))
+        problems += found.problems
     if spec.tracking.mode == "online":  # asked for here only: a sweep writes its runs to disk, and starts without
         try:
             Page(spec).connect()
         except TrackingError as exc:
             problems.append(str(exc))
+    print(*found.remarks, sep="\n", end="\n" * bool(found.remarks))
     if problems:
         raise InputError(problems)
-    print(f"all is well: {at_once.trials} trials at once; {at_once.reason}")
+    print(f"all is well: {fits}")
     return 0

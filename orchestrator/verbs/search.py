@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator import front
+from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from orchestrator.spec import Spec
@@ -15,18 +16,26 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to search, and whether to do it."""
     front.add_spec(parser)
+    front.add_cluster(parser, "run it there, and follow it from here")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the sweep to its end, and say what it found."""
+    """Run the sweep to its end, and say what it found.
+
+    Raises:
+        InputError: what was asked for is not to be had together.
+    """
     from orchestrator.spec import resolve
 
-    cluster_file, words = front.take_cluster(arguments.words)
-    given = front.read_spec(words)
+    if arguments.cluster is not None and arguments.dry_run:
+        raise InputError(
+            f"--dry-run looks at this machine, and not at cluster={arguments.cluster}: leave one of them out"
+        )
+    given = front.read_spec(arguments.words)
     spec = resolve(given, datetime.now())
-    if cluster_file and not arguments.dry_run:
-        return _run_there(cluster_file, given, spec.name or "")
+    if arguments.cluster is not None:
+        return _run_there(arguments.cluster, given, spec.name or "")
     if arguments.dry_run:
         return _dry_run(spec)
     from orchestrator import progress, sweep
@@ -40,9 +49,7 @@ def _run_there(cluster_file: str, spec: Spec, name: str) -> int:
 
     head = Head(cluster_file)
     head.submit(spec, name)
-    print(f"{name} runs on the head of {cluster_file}; should this end before it, look again with")
-    print(f"  python -m orchestrator attach {name} cluster={cluster_file}", flush=True)
-    return head.follow(name)
+    return front.follow(head, name, cluster_file)
 
 
 def _dry_run(spec: Spec) -> int:

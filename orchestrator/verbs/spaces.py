@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, act: object, text: str) -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        action.set_defaults(act=act)
+        action.set_defaults(act=act, parser=action)
         return action
 
     add("list", _list, "every name, its versions and what it says of itself (the default)")
@@ -121,7 +121,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
         print(json.dumps(distributions.to_json(space), indent=1))
     else:
-        data = space.to_data() if form == "yaml" else {"method": "bayes", "parameters": wandb_yaml.nested(space)}
+        data = space.to_data() if form == "yaml" else {"method": "bayes", "parameters": wandb_yaml.to_wandb(space)}
         print(catalog.write_yaml(data), end="")
     return 0
 

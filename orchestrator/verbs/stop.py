@@ -10,6 +10,7 @@ from orchestrator import front
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which sweep."""
     front.add_sweep(parser, required=True)
+    front.add_cluster(parser, "of a sweep on that cluster")
 
 
 def run(arguments: argparse.Namespace) -> int:

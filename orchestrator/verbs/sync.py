@@ -20,11 +20,13 @@ def run(arguments: argparse.Namespace) -> int:
         TrackingError: the server cannot be reached or refuses, or something did not arrive.
     """
     from orchestrator import sync
+    from orchestrator.progress import many
 
     folder, spec = front.find_sweep(arguments)
     with folder.locked():
         told = sync.sync(folder, spec, say=print)
-    print(f"{told.arrived} runs brought to W&B, {told.there} were there: {told.address}")
+    was = "was" if told.there == 1 else "were"
+    print(f"{many(told.arrived, 'run')} brought to W&B, {told.there} {was} there: {told.address}")
     if told.missing:
         raise TrackingError(
             "not, or not wholly, in W&B: " + "; ".join(f"{run} ({why})" for run, why in told.missing.items())

@@ -20,4 +20,5 @@ def run(arguments: argparse.Namespace) -> int:
     resolve(spec, datetime.now().astimezone())  # where the environment has its say
     what = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
     print(f"valid: {what}, {spec.goal} {spec.metric} over {', '.join(spec.load_space())}")
+    print("the cluster and W&B were not asked: `preflight` does")
     return 0

@@ -69,6 +69,10 @@ class Alone(Context):
     def autocast(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", enabled=False)
+
     def fabric(self, **arguments: Any) -> Fabric:
         self._fabric = Fabric(accelerator="cpu", devices=1, **arguments)
         return self._fabric
