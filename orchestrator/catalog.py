@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -337,10 +338,19 @@ def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
         return f"'{written}' is not package.module:NAME"
     spec = find_module(module)
     if spec is None:
-        return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages"
+        hint = near_miss(module, _modules_beside(module))
+        return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages{hint}"
     if not spec.origin or not spec.origin.endswith(".py"):
         return None
     return _problem_with_file(Path(spec.origin), name, written, module)
+
+
+def _modules_beside(dotted: str) -> Iterator[str]:
+    """The modules of the same package, by their dotted names; at the top level, those of this folder."""
+    package, dot, _ = dotted.rpartition(".")
+    parent = find_module(package) if package else None
+    places = [str(Path.cwd())] if not package else (parent and parent.submodule_search_locations) or []
+    return (f"{package}{dot}{module.name}" for module in pkgutil.iter_modules(places))
 
 
 def _problem_with_file(path: Path, name: str, written: str, module: str = "") -> str | None:

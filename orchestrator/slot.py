@@ -38,7 +38,7 @@ NODE_DEATH_S = 90.0
 GROW_EVERY_S = 30.0
 # How long what a worker group had, or a node that comes, may take to be there for the next one.
 SETTLE_S = 5.0
-# After which a trial whose workers find no room is said to wait for nodes: for room that a group of before has just
+# How long workers find no room before their trial is said to wait for nodes: for room that a group of before has just
 # left, they wait less.
 WAITING_S = 20.0
 
@@ -60,7 +60,7 @@ class Slot(tune.Trainable):
         self._broken: str | None = None
         self._live = False  # a trial was handed out and has not ended
         self._abandon = False
-        self._assigned_at, self._said_that_it_waits = 0.0, False
+        self._waits_since, self._said_that_it_waits = math.inf, False
         self._workers, self._looked_at, self._grows = self._spec.resources.most_workers, math.inf, False
         self._grow_every_s, self._lacks_room = GROW_EVERY_S, False
         self._grew_from: int | None = None
@@ -141,7 +141,7 @@ class Slot(tune.Trainable):
         self._report, self._curve, self._said_that_it_waits = None, dict(self._job.curve), False
 
     def _assign(self) -> None:
-        self._live, self._assigned_at, self._grows = True, time.monotonic(), False
+        self._live, self._grows, self._waits_since = True, False, math.inf
         self._call("assign", self._job)
 
     def _leave(self) -> bool:
@@ -178,10 +178,14 @@ class Slot(tune.Trainable):
 
     def _say_that_it_waits(self) -> None:
         """Tell the user, once, of a trial that no workers take for long: the cluster may have to grow for them."""
-        if self._said_that_it_waits or time.monotonic() - self._assigned_at < WAITING_S:
+        if self._said_that_it_waits:
             return
         pending = {"PENDING", "RESCHEDULING"} & {group["state"] for group in placement_group_table().values()}
-        if (pending or self._lacks_room) and self._call("is_waiting"):
+        if not pending and not self._lacks_room:  # not for the workers of a group that starts are these nodes wanting
+            self._waits_since = math.inf
+            return
+        self._waits_since = min(self._waits_since, time.monotonic())
+        if time.monotonic() - self._waits_since >= WAITING_S and self._call("is_waiting"):
             self._said_that_it_waits = True
             free, needs = ray.available_resources(), self._spec.resources
             there = ", ".join(

@@ -284,7 +284,8 @@ def _of_data(data: Any, where: str, within: tuple[str, ...]) -> Space:
 
 def _read_file(path: Path) -> Any:
     if not path.is_file():
-        raise SpaceError(f"no search space file '{path}'")
+        hint = near_miss(str(path), map(str, path.parent.glob("*.y*ml"))) or "; is this the right folder?"
+        raise SpaceError(f"no search space file '{path}'{hint}")
     return catalog.read_yaml(path)
 
 

@@ -452,6 +452,13 @@ TRAINER_ELSEWHERE = {
 }
 
 
+# Words in the names of metrics that hardly anybody would have a goal for.
+UNUSUAL = {
+    "maximize": {"loss", "error", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer", "fid"},
+    "minimize": {"acc", "accuracy", "auc", "auroc", "iou", "bleu", "rouge", "psnr", "ssim"},
+}
+
+
 # Sections whose keys are names of the user's own, which may hold dots: `params.optimizer.lr=0.1`.
 FREE_NAMES = ("params", "init_args", "filters")
 
@@ -465,7 +472,7 @@ def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[s
     Args:
         reference: the file or name; it may also be a W&B sweep's file.
         overrides: `key=value` each.
-        note: told what of a W&B sweep's file means nothing here.
+        note: told what of a W&B sweep's file means nothing here, and of a goal that is probably the wrong way round.
 
     Raises:
         SpecError: with every problem found, of syntax, keys, values and names.
@@ -478,7 +485,11 @@ def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[s
         data, notes = wandb_yaml.to_spec(data)
         for text in notes:
             note(f"{path} is a W&B sweep: {text}")
-    return check(data, overrides)
+    spec = check(data, overrides)
+    for metric, goal in spec.goals.items():
+        if UNUSUAL[goal].intersection(re.split(r"[\W\d_]+", metric.lower())):
+            note(f"the goal is to {goal} {metric}: is that the right way round?")
+    return spec
 
 
 def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
@@ -590,8 +601,12 @@ def _override(data: dict[str, Any], override: str) -> Iterator[str]:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            where = ".".join(parents[:depth])
-            yield f"{key}: '{where}' is {section!r}, which has no keys; override '{where}' itself"
+            where, remedy = ".".join(parents[:depth]), ""
+            if where == "space":
+                named = ".".join(parents[1:])
+                change = f"{named}: {{{last}: {text}}}" if named else f"{last}: {text}"
+                remedy = f", e.g. space='{{extends: {section}, narrow: {{{change}}}}}'"
+            yield f"{key}: '{where}' is {section!r}, which has no keys; override '{where}' itself{remedy}"
             return
     try:
         section[last] = catalog.parse_yaml(text, f"the value of {key}")
@@ -630,6 +645,8 @@ def _sentence(error: Any) -> str:
             known = _keys_at(place[:-1])
             where = f"in '{'.'.join(place[:-1])}'" if place[:-1] else "at the top level"
             hint = near_miss(place[-1], known) or _elsewhere(place[-1]) or ";"
+            if hint == ";" and not place[:-1] and not isinstance(value, dict | list):
+                hint = f"; a hyperparameter's fixed value is params.{key}={value};"
             return f"unknown key '{key}'{hint} keys {where}: {', '.join(known)}"
         case "invalid_key":
             return f"unknown key {error['input']!r}; keys are text"

@@ -869,7 +869,8 @@ def start(spec: Spec, view_of: Any) -> Sweep:
     """Run a new sweep, as resolved.
 
     Raises:
-        SpecError: its name is taken, or no trial fits the cluster; nothing was started or written.
+        InputError: its name is taken, no trial fits the cluster, or the storage cannot be written; nothing was started
+            or written.
         SweepError: it ended badly.
     """
     folder = SweepFolder(spec.storage, spec.name or "")
@@ -880,7 +881,10 @@ def start(spec: Spec, view_of: Any) -> Sweep:
         known, notes = earlier.gather(spec)
         notes = [*notes, *_look_before(spec, folder)]
         spec, weights = stack.enter_context(_weights(spec))
-        folder.create()
+        try:
+            folder.create()
+        except StorageError as exc:
+            raise InputError(f"storage is '{spec.storage}': {exc}; give a folder or a URL that can be written") from exc
         stack.enter_context(folder.locked())
         _check_is_new(folder)  # again, now that nobody else can take the name
         if weights is not None:

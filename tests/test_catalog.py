@@ -95,6 +95,8 @@ class TestProblems:
             ("mine_too:Nett", "defines no 'Nett'; did you mean 'Net'?"),
             ("mine_too:width", "defines no 'width'"),
             ("nowhere:X", "'nowhere:X': no module 'nowhere' is importable from "),
+            ("mine_to:X", "or the installed packages; did you mean 'mine_too'?"),
+            ("trainables.digts:X", "or the installed packages; did you mean 'trainables.digits'?"),
             ("mine_too.deeper:X", "no module 'mine_too.deeper' is importable from "),
             (":X", "':X' is not package.module:NAME"),
             ("mine_too:", "'mine_too:' is not package.module:NAME"),
@@ -187,7 +189,10 @@ print(sources.load_space("digits") is not None)
         ("reference", "message"),
         [
             ("onw", "no search space 'onw'; did you mean 'own'."),
-            ("missing.yaml", "no search space file 'missing.yaml'"),
+            (
+                "search_spaces/writen.yaml",
+                r"no search space file 'search_spaces/writen\.yaml'; did you mean 'search_spaces/written",
+            ),
             ("sweeps/list.yaml", "holds list; a search space is a mapping"),
             ("nowhere:SPACE", "no module 'nowhere' is importable"),
             ("json:loads", "'json:loads' is a function; a search space is an orchestrator.Space"),

@@ -360,6 +360,27 @@ def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "doubt"),
+    [
+        (["goal=minimize"], "the goal is to minimize val/accuracy: is that the right way round?"),
+        (["metric=val_loss"], "the goal is to maximize val_loss: is that the right way round?"),
+        (["metric=glossary"], None),
+    ],
+)
+def test_validate_doubts_a_goal(capsys: pytest.CaptureFixture[str], words: list[str], doubt: str | None) -> None:
+    code, _, err = run(capsys, "validate", *words)
+    assert (code, err) == (0, f"note: {doubt}\n" if doubt else "")
+
+
+def test_storage_that_cannot_be_made_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "search", f"storage={tmp_path}/file")
+    assert code == 2
+    assert err.startswith(f"error: storage is '{tmp_path}/file': ")
+    assert err.endswith("; give a folder or a URL that can be written\n")
+
+
 @pytest.mark.parametrize("kind", ["trainables", "spaces"])
 def test_listings_name_and_describe(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     code, out, _ = run(capsys, kind)

@@ -79,7 +79,7 @@ class TestNames:
             ("empty", "empty.py defines no 'SPACE'; did you mean 'SPAEC'?"),
             ("wrong", "wrong.py is not Python"),
             ("circle", "space: 'circle@1' extends itself: circle@1 extends round@1 extends circle@1"),
-            ("nowhere.yaml", "no search space file 'nowhere.yaml'"),
+            ("nowhere.yaml", "no search space file 'nowhere.yaml'; is this the right folder?"),
             ("nowhere:SPACE", "no module 'nowhere' is importable"),
         ],
     )

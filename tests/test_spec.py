@@ -51,6 +51,10 @@ class TestKeys:
                 "unknown key 'trainabel'; did you mean 'trainable'? keys at the top level: name, trainable,",
             ),
             (
+                "lr=0.1",
+                "unknown key 'lr'; a hyperparameter's fixed value is params.lr=0.1; keys at the top level: name,",
+            ),
+            (
                 "search.sampelr=tpe",
                 "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, cost_aware,"
                 " duplicates, seed",
@@ -286,6 +290,16 @@ class TestOverrides:
             ("lr", "'lr' is not an override; write key=value, e.g. budget.trials=50"),
             ("=3", "'=3' is not an override; write key=value, e.g. budget.trials=50"),
             ("name.x=3", "name.x: 'name' is 'a', which has no keys; override 'name' itself"),
+            (
+                "space.optimizer.lr.low=0.01",
+                "space.optimizer.lr.low: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
+                " space='{extends: digits, narrow: {optimizer.lr: {low: 0.01}}}'",
+            ),
+            (
+                "space.channels=[8]",
+                "space.channels: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
+                " space='{extends: digits, narrow: {channels: [8]}}'",
+            ),
         ],
     )
     def test_that_are_none(self, override: str, message: str) -> None:
