@@ -163,7 +163,7 @@ def test_nodes_come_for_trials_and_go_with_the_sweep(sweeps_there: Sweeps, autos
     def running(found: dict[str, Any]) -> list[int]:
         return [trial["number"] for trial in found["trials"] if trial["state"] == "RUNNING"]
 
-    sweeps.until("grown", lambda found: len(running(found)) == 2 and 1 in running(found))
+    sweeps.until("grown", lambda found: running(found) == [1, 2])  # a slot's second trial, beside another slot's first
     autoscaled.until(2)
     assert "TrainController" in (actors := autoscaled.actors())
     assert not actors & {"DatasetManager", "PlacementGroupCleaner", "_AutoscalingCoordinatorActor"}  # none has a use

@@ -15,6 +15,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.messages import Ended, Outcome, Report, Started
 from orchestrator.results import Status
 from orchestrator.spec import Spec
+from orchestrator.verbs import resume
 
 VERBS = ("search", "validate", "resume", "status", "best", "trainables", "spaces")
 
@@ -280,13 +281,34 @@ def test_a_trial_that_goes_back_says_so(
     ledger.report(make_report(2, 2, 0.75))
     sweep.write_text(sweep.checkpoint(2, 2), "weights 2")
     monkeypatch.setattr("orchestrator.front.run_sweep", lambda _: 0)
-    said = "trial 2 goes back from epoch 2 to 1: what it trains again stays on record as it was,"
+    said = (
+        "trial 2 goes back from epoch 2 to 1: what it trains again stays on record as it was, and its later checkpoints"
+        " are deleted, so that of epoch 2, its best one, is missing until it gets there again\n"
+    )
     for epoch, says in ((2, False), (1, True)):
         code, out, _ = run(capsys, "resume", "small", "--from", f"2={sweep.show(sweep.checkpoint(2, epoch))}")
         assert code == 0
         assert (said in out) is says
         # An earlier one may be that of its best epoch, which the record names.
         assert list(sweep.checkpoints(2)) == [1, 2][:epoch]
+
+
+def test_a_trial_that_ended_while_its_checkpoint_was_fetched_keeps_its_own(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.write_text(sweep.checkpoint(2, 2), "weights 2")
+    given = f"2={sweep.show(sweep.checkpoint(2, 1))}"
+    fetched = resume._fetched
+
+    def slowly(*arguments: Any) -> tuple[str, Path]:
+        ledger = Ledger(sweep, Spec.from_yaml(sweep.read_text("sweep.yaml")))
+        ledger.end(Ended(number=2, outcome=Outcome.COMPLETE))
+        return fetched(*arguments)
+
+    monkeypatch.setattr(resume, "_fetched", slowly)
+    code, _, err = run(capsys, "resume", "small", "--from", given)
+    assert (code, err) == (2, "error: --from: trial 2 has ended meanwhile\n")
+    assert list(sweep.checkpoints(2)) == [1, 2]
 
 
 def test_a_trial_keeps_its_checkpoints_where_another_ones_is_refused(

@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         head = Head(arguments.cluster)
         return front.follow(head, head.resume(arguments.sweep, arguments.given), arguments.cluster)
     folder, spec = front.find_sweep(arguments)
-    if front.look(folder, spec)[1] is Status.PAUSED:
+    ledger, status = front.look(folder, spec)
+    if status is Status.PAUSED:
         if given := [*(f"--from {each}" for each in arguments.start_from), *arguments.words]:
             raise InputError(
                 f"{spec.name} is paused, and its process goes on as it was begun: for {', '.join(given)}, first"
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{change}\nundo that, or make it a version of its own; --as-recorded goes on with the space as it was"
         )
-    if not (arguments.words or arguments.start_from) and front.look(folder, spec)[1] == "finished":
+    if not (arguments.words or arguments.start_from) and status is Status.FINISHED:
         print(f"{spec.name} is finished; a larger budget goes on with it, e.g. budget.trials={2 * spec.trials}")
         return 0
     if arguments.words:
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             specs.resolve(each, now) for each in (spec, specs.check(spec.model_dump(mode="json"), arguments.words))
         )
         problems = list(_stays(before, changed))
-        if front.look(folder, spec)[0].recall("wandb_sweep"):
+        if ledger.recall("wandb_sweep"):
             problems += [
                 f"tracking.{key} is where W&B has the sweep, and stays; start a new sweep for another"
                 for key in ("project", "entity")
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         # These alone say nothing of what a sweep that is over may still have to do, as its export.
         unheard = {name: getattr(before, name) for name in ("budget", "search", "schedule")}
         if changed.model_copy(update=unheard) == before:
-            problems += _spent(changed, *front.look(folder, spec))
+            problems += _spent(changed, ledger, status)
         if problems:
             raise InputError(problems)
         spec = changed
@@ -108,8 +109,10 @@ def _stays(before: Spec, changed: Spec) -> Iterator[str]:
 
 def _spent(spec: Spec, ledger: Ledger, status: Status) -> Iterator[str]:
     """That another budget of a finished sweep leaves nothing to run, if so."""
+    from orchestrator.results import Status
+
     repeated = len(ledger.records) - ledger.proposed
-    if status == "finished" and ledger.proposed >= spec.trials and repeated >= spec.budget.repeat:
+    if status is Status.FINISHED and ledger.proposed >= spec.trials and repeated >= spec.budget.repeat:
         yield (
             f"{spec.name} has run {ledger.proposed} trials, and budget.trials is {spec.trials}: nothing is left to run;"
             " write a larger number"
@@ -148,6 +151,9 @@ def _place(folder: SweepFolder, spec: Spec, given: Sequence[str]) -> None:
         if problems:
             raise InputError(problems)
         with folder.locked():
+            waiting = _waiting(folder, spec)  # again, now that no other process can end one
+            if ended := [number for number in found if number not in waiting]:
+                raise InputError([f"--from: trial {number} has ended meanwhile" for number in ended])
             for number, (name, path) in found.items():
                 _make_newest(folder, waiting[number], name, path)
 
@@ -176,7 +182,9 @@ def _make_newest(folder: SweepFolder, record: TrialRecord, name: str, path: Path
     folder.set_source(number, name)
     folder.drop_checkpoints(number, kept={each for each in folder.checkpoints(number) if each <= epoch})
     if (last := max(record.curve, default=0)) > epoch:
+        best = record.best_epoch or 0
         print(
             f"trial {number} goes back from epoch {last} to {epoch}: what it trains again stays on record as it was,"
             " and its later checkpoints are deleted"
+            + (f", so that of epoch {best}, its best one, is missing until it gets there again" if best > epoch else "")
         )
