@@ -22,6 +22,8 @@ from orchestrator.folder import SweepFolder
 PROBES = Path(__file__).parent / "probes"
 # As Ray has it in a worker of one CPU. Torch's threads spin as they wait for each other, which costs all tests dearly.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Commands started here are to hear of Ctrl-C, which a shell that runs the tests in the background has them all ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Starts a Ray, says where, and ends with it when its standard input is closed.
 HOLD_RAY = """
 import sys
