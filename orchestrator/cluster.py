@@ -155,11 +155,15 @@ def ask_for(worker: Mapping[str, float], workers: int) -> None:
     ray.get(asked, timeout=KNOCK_S)
 
 
-def free_forgotten() -> None:
-    """Free what actors of this process's, who are dead, had reserved; workers of others would wait for it for ever.
+def free_forgotten() -> int:
+    """Free what dead actors had reserved, this process's or one's that is gone; workers would wait for it for ever.
 
-    Ray frees it when the whole job is dead, Ray Train when it knows of it: not where a worker group's start fails
-    after its workers have begun, as when a node of theirs goes just then (2.60, WorkerGroup._start).
+    Ray Train frees it when it knows of it: not where a worker group's start fails after its workers have begun, as when
+    a node of theirs goes just then (2.60, WorkerGroup._start). Ray itself, when the whole job is dead: not where an
+    actor died before GCS had taken down what it asked for, as at a sweep's end (2.60, GcsPlacementGroupManager).
+
+    Returns:
+        How many reservations of this process's actors are left.
     """
     import ray
     from ray._private.state import state
@@ -167,10 +171,16 @@ def free_forgotten() -> None:
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     job, nobody = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary(), ray.ActorID.nil().binary()
+    left = 0
     for group in map(Group.FromString, state._connect_and_get_accessor().get_placement_group_table()):
-        abandoned = group.creator_actor_dead and group.creator_actor_id not in (nobody, b"")
-        if abandoned and group.creator_job_id == job and group.state != Group.REMOVED and not group.is_detached:
+        own, by_actor = group.creator_job_id == job, group.creator_actor_id not in (nobody, b"")
+        if group.state == Group.REMOVED or group.is_detached or not (by_actor and (own or group.creator_job_dead)):
+            continue
+        if group.creator_actor_dead or state.actor_table(group.creator_actor_id.hex()).get("State") == "DEAD":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+        else:
+            left += own
+    return left
 
 
 @contextmanager

@@ -73,6 +73,8 @@ RESULTS_SHARE = 0.05
 CONTROL_EVERY_S = 1.0
 # How often it is looked how many trials there is room for by now, and what of it nobody needs any more.
 CAPACITY_EVERY_S = 5.0
+# How long the actors of slots, which are told to go, may take until what they reserved is free.
+GIVE_BACK_S = 10.0
 # How long the export of the winner may take; tracing a large model takes minutes.
 EXPORT_TIMEOUT_S = 900.0
 # How long a worker group may take to be gone once its trial was lost.
@@ -465,9 +467,17 @@ class Sweep:
         finally:
             over.set()
             thread.join(CAPACITY_EVERY_S)
-            if cluster.is_given() and self.spec.resources.is_elastic:
-                with suppress(RayError, RuntimeError):  # it runs out
-                    cluster.ask_for(self.spec.resources.worker, 0)
+            if cluster.is_given():
+                self._give_back()
+
+    def _give_back(self) -> None:
+        """Leave a cluster that others go on with nothing that is reserved, or asked for."""
+        deadline = time.monotonic() + GIVE_BACK_S
+        with suppress(RayError, RuntimeError):  # it runs out, and the next sweep there frees what is left
+            if self.spec.resources.is_elastic:
+                cluster.ask_for(self.spec.resources.worker, 0)
+            while cluster.free_forgotten() and time.monotonic() < deadline:
+                time.sleep(0.1)
 
     def _count_room(self) -> None:
         """Free what is reserved for nobody, and count what a cluster that was named can have by now."""

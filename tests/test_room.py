@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import ray
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from simulated import simulate
 
+from orchestrator import cluster
 from orchestrator import sweep as module
 from orchestrator.capacity import HEAD
 from orchestrator.errors import InputError
@@ -42,7 +48,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, float]]:
     found: list[Mapping[str, float]] = [{HEAD: 1.0}]
     monkeypatch.setattr(module.cluster, "is_given", lambda: True)
     monkeypatch.setattr(module.cluster, "nodes", lambda: found)
-    monkeypatch.setattr(module.cluster, "free_forgotten", lambda: None)
+    monkeypatch.setattr(module.cluster, "free_forgotten", lambda: 0)
     return found
 
 
@@ -189,3 +195,52 @@ def test_a_sweep_is_not_over_while_its_next_proposal_is_in_the_making(
         pass
     assert isinstance(proposed, dict)
     assert proposed["number"] == 0
+
+
+OURS, THEIRS = ray.JobID.from_int(1), ray.JobID.from_int(2)
+
+
+@pytest.mark.parametrize(
+    ("job", "gone", "told", "actor", "freed"),
+    [
+        (OURS, False, True, "DEAD", True),  # Ray Train forgot it
+        (OURS, False, False, "DEAD", True),  # asked for by an actor that was dead before GCS heard of it
+        (OURS, False, False, "ALIVE", False),
+        (OURS, False, False, "RESTARTING", False),
+        (THEIRS, True, False, "DEAD", True),
+        (THEIRS, True, False, "ALIVE", False),  # an actor that outlives its job
+        (THEIRS, False, True, "DEAD", False),  # another sweep, which frees it itself
+        (OURS, False, False, None, False),  # this process's own
+    ],
+)
+def test_what_dead_actors_had_reserved_is_freed(
+    monkeypatch: pytest.MonkeyPatch, job: ray.JobID, gone: bool, told: bool, actor: str | None, freed: bool
+) -> None:
+    creator = ray.ActorID.nil() if actor is None else ray.ActorID.of(job, ray.TaskID.nil(), 1)
+    reserved = ray.PlacementGroupID.of(job)
+    group = PlacementGroupTableData(
+        placement_group_id=reserved.binary(), state=PlacementGroupTableData.CREATED, creator_job_id=job.binary(),
+        creator_job_dead=gone, creator_actor_id=creator.binary(), creator_actor_dead=told,
+    )  # fmt: skip
+    tables = Mock()
+    tables.get_placement_group_table.return_value = [group.SerializeToString()]
+    monkeypatch.setattr(state, "_connect_and_get_accessor", lambda: tables)
+    monkeypatch.setattr(state, "actor_table", lambda actor_id: {creator.hex(): {"State": actor}}[actor_id])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Mock(get_job_id=OURS.hex))
+    removed: list[ray.PlacementGroupID] = []
+    groups = sys.modules["ray.util.placement_group"]  # the attribute of that name is a function
+    monkeypatch.setattr(groups, "remove_placement_group", lambda group: removed.append(group.id))
+    left = cluster.free_forgotten()
+    assert removed == [reserved] * freed
+    assert left == (job == OURS and actor is not None and not freed)
+
+
+def test_a_cluster_is_left_once_nothing_is_reserved(
+    tmp_path: Path, nodes: list[Mapping[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, _ = make(tmp_path)
+    left = iter([2, 1, 0])
+    monkeypatch.setattr(module.cluster, "free_forgotten", lambda: next(left))
+    with sweep._following():
+        pass
+    assert list(left) == []
