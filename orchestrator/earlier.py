@@ -12,6 +12,7 @@ from orchestrator.errors import InputError, SpecError, TrackingError
 from orchestrator.known import Found, Known
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.messages import Outcome
+from orchestrator.samplers import SAMPLERS
 from orchestrator.spec import Spec
 
 CHANGED = "whose hyperparameters changed as they trained"
@@ -42,6 +43,8 @@ def gather(spec: Spec) -> tuple[list[Known], list[str]]:
         lines.append(f"warm start from {name}: {len(fitting)} of {len(found)} results taken{without}")
     if problems:
         raise SpecError(problems)
+    if taken and not SAMPLERS[spec.search.sampler].learns:
+        lines.append(f"sampler {spec.search.sampler} learns nothing from these; none of them is run again")
     return taken, lines
 
 

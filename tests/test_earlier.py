@@ -167,12 +167,15 @@ class TestEarlierSweeps:
         space = {name: SPACE[name] for name in ("lr", "depth")}
         ran(tmp_path, "first", trials, space=space)
         search = {"sampler": sampler, "seed": 1}
-        warm = begun(make(tmp_path, "warm", space=space, search=search, warm_start={"sweeps": ["first"]}))
+        spec = make(tmp_path, "warm", space=space, search=search, warm_start={"sweeps": ["first"]})
+        warm = begun(spec)
         cold = begun(make(tmp_path, "cold", space=space, search=search))
         drawn = [[ledger.ask().params["lr"] for _ in range(3)] for ledger in (warm, cold)]
         again = begun(make(tmp_path, "again", space=space, search=search, warm_start={"sweeps": ["first"]}))
         assert [again.ask().params["lr"] for _ in range(3)] == drawn[0]
         assert (drawn[0] == drawn[1]) is (sampler == "random")
+        _, (_, *said) = earlier.gather(spec)
+        assert said == ["sampler random learns nothing from these; none of them is run again"] * (sampler == "random")
 
     def test_what_is_known_is_not_run_again_also_when_the_sweep_is_resumed(self, tmp_path: Path) -> None:
         space = {"a": {"options": ["x", "y"]}, "b": {"type": "int", "low": 1, "high": 2}}
