@@ -23,7 +23,7 @@ import yaml
 
 from orchestrator import signature
 from orchestrator.errors import InputError, SpecError
-from orchestrator.naming import near_miss
+from orchestrator.naming import closest, near_miss
 from orchestrator.trainable import AnyTrainable, Trainable, TrainFunction
 
 TRAINABLES, SPACES, SWEEPS = "trainables", "search_spaces", "sweeps"
@@ -329,8 +329,14 @@ def find_module(dotted: str) -> ModuleSpec | None:
 
 def _ask_finders(dotted: str, path: list[str] | None) -> ModuleSpec | None:
     """Ask every finder, as an import does: editable installs bring one of their own."""
-    answers = (finder.find_spec(dotted, path) for finder in sys.meta_path)
-    return next((spec for spec in answers if spec is not None), None)
+    try:
+        answers = (finder.find_spec(dotted, path) for finder in sys.meta_path)
+        return next((spec for spec in answers if spec is not None), None)
+    except KeyError:  # perhaps a folder without __init__.py in another such, which would have to be imported first
+        folders = [folder for place in path or [] if (folder := Path(place, dotted.rpartition(".")[2])).is_dir()]
+        spec = ModuleSpec(dotted, None, is_package=True)
+        spec.submodule_search_locations = [str(folder) for folder in folders]
+        return spec if folders else None
 
 
 def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
@@ -338,19 +344,23 @@ def _problem_with_attribute(module: str, name: str, written: str) -> str | None:
         return f"'{written}' is not package.module:NAME"
     spec = find_module(module)
     if spec is None:
-        hint = near_miss(module, _modules_beside(module))
+        hint = _near_module(module)
         return f"'{written}': no module '{module}' is importable from {Path.cwd()} or the installed packages{hint}"
     if not spec.origin or not spec.origin.endswith(".py"):
         return None
     return _problem_with_file(Path(spec.origin), name, written, module)
 
 
-def _modules_beside(dotted: str) -> Iterator[str]:
-    """The modules of the same package, by their dotted names; at the top level, those of this folder."""
-    package, dot, _ = dotted.rpartition(".")
-    parent = find_module(package) if package else None
-    places = [str(Path.cwd())] if not package else (parent and parent.submodule_search_locations) or []
-    return (f"{package}{dot}{module.name}" for module in pkgutil.iter_modules(places))
+def _near_module(dotted: str) -> str:
+    """`; did you mean 'package.other'?` where a part of it is like what is there, at the top level in this folder."""
+    places, found = [str(Path.cwd())], ""
+    for part in dotted.split("."):
+        spec = find_module(found + part)
+        if spec is None:
+            close = closest(part, (module.name for module in pkgutil.iter_modules(places)))
+            return f"; did you mean '{dotted.replace(found + part, found + close, 1)}'?" if close else ""
+        places, found = list(spec.submodule_search_locations or []), f"{found}{part}."
+    return ""
 
 
 def _problem_with_file(path: Path, name: str, written: str, module: str = "") -> str | None:

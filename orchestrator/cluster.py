@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -155,6 +156,32 @@ def ask_for(worker: Mapping[str, float], workers: int) -> None:
     ray.get(asked, timeout=KNOCK_S)
 
 
+def _reservations() -> Iterator[Any]:
+    """Every placement group that was not removed, as GCS has it."""
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
+
+    for group in map(Group.FromString, state._connect_and_get_accessor().get_placement_group_table()):
+        if group.state != Group.REMOVED:
+            yield group
+
+
+def waits_for_room() -> bool:
+    """Whether an actor that this process has started reserves what there is no room for."""
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import ActorTableData
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
+
+    accessor, here = state._connect_and_get_accessor(), bytes.fromhex(ray.get_runtime_context().get_worker_id())
+    for group in _reservations():
+        if group.state in (Group.PENDING, Group.RESCHEDULING):
+            actor = accessor.get_actor_info(ray.ActorID(group.creator_actor_id))
+            if actor is not None and ActorTableData.FromString(actor).owner_address.worker_id == here:
+                return True
+    return False
+
+
 def free_forgotten() -> int:
     """Free what dead actors had reserved, this process's or one's that is gone; workers would wait for it for ever.
 
@@ -167,20 +194,36 @@ def free_forgotten() -> int:
     """
     import ray
     from ray._private.state import state
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     job, nobody = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary(), ray.ActorID.nil().binary()
     left = 0
-    for group in map(Group.FromString, state._connect_and_get_accessor().get_placement_group_table()):
+    for group in _reservations():
         own, by_actor = group.creator_job_id == job, group.creator_actor_id not in (nobody, b"")
-        if group.state == Group.REMOVED or group.is_detached or not (by_actor and (own or group.creator_job_dead)):
+        if group.is_detached or not (by_actor and (own or group.creator_job_dead)):
             continue
         if group.creator_actor_dead or state.actor_table(group.creator_actor_id.hex()).get("State") == "DEAD":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
         else:
             left += own
     return left
+
+
+def leave(patience_s: float) -> None:
+    """Free all that this process's actors have reserved, once they are dead, which they are about to be.
+
+    Args:
+        patience_s: how long that may take; what is left then is freed by who comes next.
+    """
+    import ray
+    from ray._private.state import state
+
+    job, deadline = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()), time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        alive = [actor["ActorClassName"] for actor in state.actor_table(None, job, "ALIVE").values()]
+        if not free_forgotten() and "TrainController" not in alive:  # which might be about to reserve something
+            return
+        time.sleep(0.1)
 
 
 @contextmanager

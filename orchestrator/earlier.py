@@ -44,7 +44,7 @@ def gather(spec: Spec) -> tuple[list[Known], list[str]]:
     if problems:
         raise SpecError(problems)
     if taken and not SAMPLERS[spec.search.sampler].learns:
-        lines.append(f"sampler {spec.search.sampler} learns nothing from these; none of them is run again")
+        lines.append(f"sampler {spec.search.sampler} learns nothing from these")
     return taken, lines
 
 

@@ -33,12 +33,10 @@ EXEC = (sys.executable, "-m", "ray.scripts.scripts", "exec")
 AWAY_S = 300.0
 # How long a command may take there; and how much longer an answer may take to get here, the connection included.
 ANSWER_S, WAY_S = 300.0, 90.0
-# How long a command there has to end by itself once its time is up.
-KILL_S = 10.0
 AGAIN_S = 2.0
 FOREVER_S = threading.TIMEOUT_MAX
-# What `timeout` ends with where the time was up.
-TIMED_OUT = 124
+# What `timeout` ends with where the time was up, and where it was killed.
+TIMED_OUT, KILLED = 124, 137
 ENDED = {"succeeded": 0, "failed": 1, "stopped": 143, "was stopped": 143}
 # What Ray sets its colours back by.
 RESET = "\x1b[0m"
@@ -206,8 +204,11 @@ class Head:
         Without a limit it is ssh that finds out, within 15 s, when the head is not there any more.
         """
         if limit_s is not None:  # there, for a process that is killed here leaves its ssh behind
-            # In a session of its own: ssh's terminal would stop `timeout`, and everything that it started has to end.
-            command = f"setsid --wait timeout -k {KILL_S:g} {limit_s:g} bash -c {shlex.quote(command)}"
+            # In a session of its own, for ssh's terminal would stop `timeout`; it kills all that the command started,
+            # and itself, which a shell around it says as `timeout` does where it lives.
+            killed = f"timeout -s KILL {limit_s:g} bash -c {shlex.quote(command)} 2>&3"
+            around = f"exec 3>&2 2>/dev/null; {killed}; code=$?; exit $((code == {KILLED} ? {TIMED_OUT} : code))"
+            command = f"setsid --wait bash -c {shlex.quote(around)}"
         heard = _Heard(show)
         with subprocess.Popen(
             [*EXEC, "--log-color", "false", self._file, f"echo '{BEGIN}'; ({command}); echo 'the head >>>' $?"],

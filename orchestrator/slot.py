@@ -19,7 +19,7 @@ from ray import train, tune
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback  # what RunConfig.callbacks takes as well
-from ray.util.placement_group import NODE_ID_LABEL_KEY, placement_group_table
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from orchestrator import capacity, cluster, failures
 from orchestrator.folder import SweepFolder
@@ -180,8 +180,7 @@ class Slot(tune.Trainable):
         """Tell the user, once, of a trial that no workers take for long: the cluster may have to grow for them."""
         if self._said_that_it_waits:
             return
-        pending = {"PENDING", "RESCHEDULING"} & {group["state"] for group in placement_group_table().values()}
-        if not pending and not self._lacks_room:  # not for the workers of a group that starts are these nodes wanting
+        if not self._lacks_room and not cluster.waits_for_room():  # its workers may also just take long to start
             self._waits_since = math.inf
             return
         self._waits_since = min(self._waits_since, time.monotonic())

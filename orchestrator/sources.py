@@ -29,7 +29,7 @@ from orchestrator import catalog, derivation, wandb_yaml
 from orchestrator.comparison import differences
 from orchestrator.document import EXTENDS
 from orchestrator.errors import SpaceError, SpecError
-from orchestrator.naming import near_miss
+from orchestrator.naming import closest, near_miss
 from orchestrator.space import Space
 
 GROUP = "orchestrator.search_spaces"
@@ -284,8 +284,12 @@ def _of_data(data: Any, where: str, within: tuple[str, ...]) -> Space:
 
 def _read_file(path: Path) -> Any:
     if not path.is_file():
-        hint = near_miss(str(path), map(str, path.parent.glob("*.y*ml"))) or "; is this the right folder?"
-        raise SpaceError(f"no search space file '{path}'{hint}")
+        there = {file.stem: file for file in path.parent.glob("*.y*ml")}
+        close = closest(path.stem, there)
+        raise SpaceError(
+            f"no search space file '{path}'; "
+            + ("is this the right folder?" if close is None else f"did you mean '{there[close]}'?")
+        )
     return catalog.read_yaml(path)
 
 

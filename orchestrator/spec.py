@@ -6,7 +6,8 @@ import copy
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -24,6 +25,7 @@ from orchestrator.naming import (
     DEFAULT_STORAGE,
     SWEEP_NAME,
     SWEEP_NAME_RULE,
+    closest,
     default_storage,
     is_artifact,
     near_miss,
@@ -457,6 +459,8 @@ UNUSUAL = {
     "maximize": {"loss", "error", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer", "fid"},
     "minimize": {"acc", "accuracy", "auc", "auroc", "iou", "bleu", "rouge", "psnr", "ssim"},
 }
+# Words that turn the meaning of others.
+OPPOSITE = {"neg", "negative", "improvement", "reduction", "drop", "gap"}
 
 
 # Sections whose keys are names of the user's own, which may hold dots: `params.optimizer.lr=0.1`.
@@ -487,7 +491,9 @@ def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[s
             note(f"{path} is a W&B sweep: {text}")
     spec = check(data, overrides)
     for metric, goal in spec.goals.items():
-        if UNUSUAL[goal].intersection(re.split(r"[\W\d_]+", metric.lower())):
+        words = {word.lower() for word in re.split(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])", metric)}
+        usual = {other for other in UNUSUAL if other != goal and UNUSUAL[other] & words}
+        if UNUSUAL[goal] & words and not usual and not words & OPPOSITE:
             note(f"the goal is to {goal} {metric}: is that the right way round?")
     return spec
 
@@ -515,7 +521,7 @@ def check(data: dict[str, Any], overrides: Sequence[str] = ()) -> Spec:
     try:
         spec = Spec.model_validate(data)
     except ValidationError as exc:
-        problems += dict.fromkeys(_sentence(error) for error in exc.errors() if not _is_other_branch(error, data))
+        problems += dict.fromkeys(_sentence(error, data) for error in exc.errors() if not _is_other_branch(error, data))
         spec = _sound_part(data, exc)
     problems += wrong_names
     if spec is not None and not wrong_names:
@@ -601,17 +607,33 @@ def _override(data: dict[str, Any], override: str) -> Iterator[str]:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            where, remedy = ".".join(parents[:depth]), ""
-            if where == "space":
-                named = ".".join(parents[1:])
-                change = f"{named}: {{{last}: {text}}}" if named else f"{last}: {text}"
-                remedy = f", e.g. space='{{extends: {section}, narrow: {{{change}}}}}'"
+            where = ".".join(parents[:depth])
+            remedy = f", e.g. {_narrower(section, parts[1:], text)}" if where == "space" else ""
             yield f"{key}: '{where}' is {section!r}, which has no keys; override '{where}' itself{remedy}"
             return
     try:
         section[last] = catalog.parse_yaml(text, f"the value of {key}")
     except InputError as exc:
         yield str(exc)
+
+
+def _searched(space: str) -> Collection[str]:
+    try:
+        return sources.load_space(space)
+    except InputError:
+        return ()
+
+
+def _narrower(space: object, path: Sequence[str], text: str) -> str:
+    """The override that leaves a named space a parameter's one value, some of its options, or a smaller range."""
+    *name, last = path
+    if last in ("low", "high", "step", "log", "options") and name:
+        change = f"narrow: {{{'.'.join(name)}: {{{last}: {text}}}}}"
+    elif text.startswith("["):
+        change = f"narrow: {{{'.'.join(path)}: {text}}}"
+    else:
+        change = f"fix: {{{'.'.join(path)}: {text}}}"
+    return shlex.quote(f"space={{extends: {space}, {change}}}")
 
 
 def _is_other_branch(error: Any, data: Mapping[str, Any]) -> bool:
@@ -633,7 +655,7 @@ NUMBER_RULES = {
 }
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, data: Mapping[str, Any]) -> str:
     """One of pydantic's errors, in this project's words: the rule, the value, the remedy."""
     place = [str(part) for part in error["loc"]]
     if "ClassPaths" in place:
@@ -645,8 +667,8 @@ def _sentence(error: Any) -> str:
             known = _keys_at(place[:-1])
             where = f"in '{'.'.join(place[:-1])}'" if place[:-1] else "at the top level"
             hint = near_miss(place[-1], known) or _elsewhere(place[-1]) or ";"
-            if hint == ";" and not place[:-1] and not isinstance(value, dict | list):
-                hint = f"; a hyperparameter's fixed value is params.{key}={value};"
+            if not place[:-1] and isinstance(data.get("space"), str) and key in _searched(data["space"]):
+                hint = f"; a hyperparameter of the space is fixed by {_narrower(data['space'], [key], str(value))};"
             return f"unknown key '{key}'{hint} keys {where}: {', '.join(known)}"
         case "invalid_key":
             return f"unknown key {error['input']!r}; keys are text"
@@ -673,10 +695,11 @@ def _sentence(error: Any) -> str:
 
 
 def _elsewhere(name: str) -> str:
-    """`; did you mean 'budget.trials'?` for a key of that name in another section, else nothing."""
+    """`; did you mean 'budget.trials'?` for a key like that in another section, else nothing."""
     sections = {key: _keys_at([key]) for key, field in Spec.model_fields.items() if _is_section(field.annotation)}
-    found = [f"{section}.{key}" for section, keys in sections.items() for key in keys if key == name]
-    return f"; did you mean '{found[0]}'?" if found else ""
+    places = {key: f"{section}.{key}" for section, keys in reversed(sections.items()) for key in keys}
+    close = closest(name, places)
+    return "" if close is None else f"; did you mean '{places[close]}'?"
 
 
 def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:

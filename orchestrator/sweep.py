@@ -467,17 +467,16 @@ class Sweep:
         finally:
             over.set()
             thread.join(CAPACITY_EVERY_S)
-            if cluster.is_given():
+            if cluster.is_given() and not thread.is_alive():  # where it is, Ray does not answer
                 self._give_back()
 
     def _give_back(self) -> None:
         """Leave a cluster that others go on with nothing that is reserved, or asked for."""
-        deadline = time.monotonic() + GIVE_BACK_S
-        with suppress(RayError, RuntimeError):  # it runs out, and the next sweep there frees what is left
-            if self.spec.resources.is_elastic:
+        if self.spec.resources.is_elastic:
+            with suppress(RayError, RuntimeError):  # it runs out
                 cluster.ask_for(self.spec.resources.worker, 0)
-            while cluster.free_forgotten() and time.monotonic() < deadline:
-                time.sleep(0.1)
+        with suppress(RayError, RuntimeError):  # the next sweep there frees what is left
+            cluster.leave(GIVE_BACK_S)
 
     def _count_room(self) -> None:
         """Free what is reserved for nobody, and count what a cluster that was named can have by now."""

@@ -148,9 +148,10 @@ class Sweeps:
         """Wait until a sweep's results fulfil a condition."""
         deadline, stored = time.monotonic() + timeout_s, self.stored(name)
         while time.monotonic() < deadline:
+            over = all(process.poll() is not None for process in self.started)  # before what they left is read
             if stored.has("results.json") and condition(document := self.results(name)):
                 return document
-            assert self.started[-1].poll() is None, self.end(self.started[-1])
+            assert not over, self.end(self.started[-1])
             time.sleep(0.05)
         pytest.fail(f"not in {timeout_s} s: {self.logs()}")
 

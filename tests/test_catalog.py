@@ -96,6 +96,10 @@ class TestProblems:
             ("mine_too:width", "defines no 'width'"),
             ("nowhere:X", "'nowhere:X': no module 'nowhere' is importable from "),
             ("mine_to:X", "or the installed packages; did you mean 'mine_too'?"),
+            ("json.foo:X", "or the installed packages"),
+            ("bare.folders.net:Net", None),
+            ("bare.folders.nett:Net", "or the installed packages; did you mean 'bare.folders.net'?"),
+            ("bare.foldres.net:Net", "or the installed packages"),
             ("trainables.digts:X", "or the installed packages; did you mean 'trainables.digits'?"),
             ("mine_too.deeper:X", "no module 'mine_too.deeper' is importable from "),
             (":X", "':X' is not package.module:NAME"),
@@ -106,8 +110,11 @@ class TestProblems:
         ],
     )
     def test_with_trainables(self, here: Path, reference: str, problem: str | None) -> None:
+        (here / "bare/folders").mkdir(parents=True)
+        (here / "bare/folders/net.py").write_text("class Net: ...\n")
         found = catalog.problem_with_trainable(reference)
         assert found is None if problem is None else found is not None and problem in found
+        assert found is None or problem is None or "did you mean" not in found or "did you mean" in problem
         assert "mine_too" not in sys.modules
 
     @pytest.mark.parametrize(

@@ -387,7 +387,10 @@ def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["goal=minimize"], "the goal is to minimize val/accuracy: is that the right way round?"),
         (["metric=val_loss"], "the goal is to maximize val_loss: is that the right way round?"),
+        (["metric=valLoss"], "the goal is to maximize valLoss: is that the right way round?"),
         (["metric=glossary"], None),
+        (["metric=neg_mean_squared_error"], None),
+        (["metric=val/iou_loss", "goal=minimize"], None),
     ],
 )
 def test_validate_doubts_a_goal(capsys: pytest.CaptureFixture[str], words: list[str], doubt: str | None) -> None:

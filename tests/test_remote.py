@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator import cli, front, remote
@@ -108,11 +109,14 @@ def test_a_head_that_is_not_reached_is_said_in_the_words_of_ssh(there: There) ->
         Head(there.file).submit(check(dict(SPEC)), "mine")
 
 
-def test_a_head_that_does_not_answer_is_said(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("does", ["exec sleep 600", "trap '' TERM; sleep 600 | cat; sleep 600"])
+def test_a_head_that_does_not_answer_is_said(does: str, there: There, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote.Head._exec, "__kwdefaults__", {"limit_s": 0.5})
-    there.say("submit", "exec sleep 600")
+    there.say("submit", does)
     with pytest.raises(SweepError, match=r"did not take the sweep: it took longer than 0\.5 s$"):
         Head(there.file).submit(check(dict(SPEC)), "mine")
+    home = str(there.home)
+    assert [each for each in psutil.process_iter(["environ"]) if (each.info["environ"] or {}).get("HOME") == home] == []
 
 
 @pytest.mark.parametrize(("said", "code"), [("succeeded", 0), ("failed", 1), ("was stopped", 143)])

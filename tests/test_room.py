@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 import ray
 from ray._private.state import state
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from simulated import simulate
 
 from orchestrator import cluster
@@ -239,8 +239,32 @@ def test_a_cluster_is_left_once_nothing_is_reserved(
     tmp_path: Path, nodes: list[Mapping[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep, _ = make(tmp_path)
-    left = iter([2, 1, 0])
-    monkeypatch.setattr(module.cluster, "free_forgotten", lambda: next(left))
+    left, alive = iter([2, 0, 0, 1]), iter(["TrainController", "TrainController", "Switchboard", "TrainController"])
+    monkeypatch.setattr(cluster, "free_forgotten", lambda: next(left))
+    monkeypatch.setattr(state, "actor_table", lambda *_: {"one": {"ActorClassName": next(alive)}})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Mock(get_job_id=OURS.hex))
     with sweep._following():
         pass
-    assert list(left) == []
+    assert list(left) == [1]
+
+
+@pytest.mark.parametrize(
+    ("group", "owner", "waits"),
+    [
+        (PlacementGroupTableData.PENDING, b"us", True),
+        (PlacementGroupTableData.RESCHEDULING, b"us", True),
+        (PlacementGroupTableData.CREATED, b"us", False),  # its workers start
+        (PlacementGroupTableData.PENDING, b"another slot", False),
+        (PlacementGroupTableData.PENDING, None, False),  # a driver's own, as those of Tune
+    ],
+)
+def test_only_what_a_slots_own_workers_wait_for_counts(
+    monkeypatch: pytest.MonkeyPatch, group: int, owner: bytes | None, waits: bool
+) -> None:
+    actor = None if owner is None else ActorTableData(owner_address={"worker_id": owner}).SerializeToString()
+    reserved = PlacementGroupTableData(state=group, creator_actor_id=ray.ActorID.nil().binary())
+    tables = Mock(**{"get_actor_info.return_value": actor})
+    tables.get_placement_group_table.return_value = [reserved.SerializeToString()]
+    monkeypatch.setattr(state, "_connect_and_get_accessor", lambda: tables)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Mock(get_worker_id=b"us".hex))
+    assert cluster.waits_for_room() is waits

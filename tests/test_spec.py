@@ -52,8 +52,12 @@ class TestKeys:
             ),
             (
                 "lr=0.1",
-                "unknown key 'lr'; a hyperparameter's fixed value is params.lr=0.1; keys at the top level: name,",
+                "unknown key 'lr'; a hyperparameter of the space is fixed by 'space={extends: digits, fix: {lr: 0.1}}';"
+                " keys at the top level: name,",
             ),
+            ("epochs=3", "unknown key 'epochs'; did you mean 'schedule.max_epochs'? keys at the top level: name,"),
+            ("max_trials=3", "unknown key 'max_trials'; did you mean 'budget.trials'? keys at the top level: name,"),
+            ("config=a.yaml", "unknown key 'config'; keys at the top level: name,"),
             (
                 "search.sampelr=tpe",
                 "unknown key 'search.sampelr'; did you mean 'sampler'? keys in 'search': sampler, cost_aware,"
@@ -293,12 +297,17 @@ class TestOverrides:
             (
                 "space.optimizer.lr.low=0.01",
                 "space.optimizer.lr.low: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
-                " space='{extends: digits, narrow: {optimizer.lr: {low: 0.01}}}'",
+                " 'space={extends: digits, narrow: {optimizer.lr: {low: 0.01}}}'",
             ),
             (
                 "space.channels=[8]",
                 "space.channels: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
-                " space='{extends: digits, narrow: {channels: [8]}}'",
+                " 'space={extends: digits, narrow: {channels: [8]}}'",
+            ),
+            (
+                "space.optimizer=adam's",
+                "space.optimizer: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
+                """ 'space={extends: digits, fix: {optimizer: adam'"'"'s}}'""",
             ),
         ],
     )

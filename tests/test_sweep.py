@@ -163,7 +163,7 @@ def test_a_killed_sweep_resumes_where_it_was(moment: str, ray: str, request: pyt
     process = sweeps.start("search", *arguments)
     conditions = {
         "before the first epoch": lambda found: bool(found["trials"]),
-        "in mid-trial": lambda found: any(trial["epochs"] == 2 for trial in found["trials"]),
+        "in mid-trial": lambda found: any(t["state"] == "RUNNING" and t["epochs"] >= 2 for t in found["trials"]),
         "between trials": lambda found: any(trial["state"] == "COMPLETE" for trial in found["trials"]),
     }
     sweeps.until("killed", conditions[moment])

@@ -210,7 +210,7 @@ def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
         process = sweeps.start(
             "search", "trainable=probe:Probe", "metric=score", "goal=maximize", "name=asked", "search.sampler=grid",
             "search.seed=1", "schedule.scheduler=none", "schedule.max_epochs=3", "resources.concurrency=1",
-            f"params.folder={sweeps.folder}", "params.step_s=0.6",
+            f"params.folder={sweeps.folder}", "params.step_s=1.5",
             f"space={json.dumps({'x': {'options': [n / 64 for n in range(1, 61)]}})}",
         )  # fmt: skip
 
@@ -226,8 +226,8 @@ def test_what_is_asked_of_a_running_sweep_is_obeyed(sweeps: Sweeps) -> None:
         reached(lambda found: found["trials"] and found["trials"][0]["epochs"] >= 1)
         (sweep,) = server.sweeps.values()
         sweep.state = "PAUSED"
-        reached(lambda found: found["status"] == "paused")
-        found = reached(lambda found: states(found) == {0: "COMPLETE"})
+        reached(lambda found: found["status"] == "paused" and "RUNNING" not in states(found).values())
+        assert states(sweeps.results("asked")) == {0: "COMPLETE"}
         assert "resume" not in sweeps.run("status", "asked")
         assert "asked is running" in sweeps.run("resume", "asked")
         reached(lambda found: states(found).get(1) == "RUNNING")
