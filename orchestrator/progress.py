@@ -226,7 +226,11 @@ def summary(
         return
     if front:
         console.print(f"Pareto front: {many(len(front), 'trial')}")
-    console.print(trial_table(spec, front or best[:TOP], console.width))
+    shown = front or best[:TOP]
+    console.print(trial_table(spec, shown, console.width))
+    if changed := [str(record.number) for record in shown if record.changes]:
+        which = f"trials {', '.join(changed)}" if len(changed) > 1 else f"trial {changed[0]}"
+        console.print(f"hyperparameters of {which} changed in training; shown are the last", soft_wrap=True)
     winner = best[0]
     by = f" by {spec.metric} alone" if front else ""
     console.print(f"\nbest{by}: trial {winner.number}, {spec.metric} {winner.value:.6g} at epoch {winner.best_epoch}")

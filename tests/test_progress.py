@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from simulated import simulate
 
 from orchestrator import progress
 from orchestrator.ledger import Ledger
-from orchestrator.messages import Report, Started
+from orchestrator.messages import Change, Report, Started
 from orchestrator.progress import Lines, plain, trial_table
+from orchestrator.results import Status
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
@@ -27,6 +29,27 @@ def test_a_table_of_trials_fits_its_terminal(width: int, tmp_path: Path) -> None
     assert ("..." in head) == (len(shown) < len(spec.load_space()))
     for row, record in zip(rows, records, strict=True):
         assert all(plain(record.params[name]) in row for name in shown if name in record.params)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ([], ""),
+        ([2], "hyperparameters of trial 2 changed in training; shown are the last\n"),
+        ([0, 2], "hyperparameters of trials 0, 2 changed in training; shown are the last\n"),
+    ],
+)
+def test_the_end_says_whose_hyperparameters_changed(changed: list[int], said: str, tmp_path: Path) -> None:
+    folder, spec = simulate(tmp_path, 3)
+    change = Change(epoch=1, params={})
+    records = [
+        replace(record, changes=(change,) if record.number in changed else ())
+        for record in Ledger(folder, spec, read_only=True).records
+    ]
+    console = Console(width=200, file=io.StringIO(), record=True)
+    progress.summary(console, spec, folder, records, 1.0, status=Status.FINISHED, missing=False)
+    lines = [line for line in console.export_text().splitlines(keepends=True) if "changed" in line]
+    assert "".join(lines) in (said, said.replace("0, 2", "2, 0"))
 
 
 def test_a_log_is_told_which_trials_run_and_which_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
