@@ -29,6 +29,7 @@ class Axes:
         self._placed: dict[tuple[Any, ...], Array] = {}  # thousands of trials, for every proposal
         self.options = np.array([len(list(p.values())) if isinstance(p, Choice | Fixed) else 0 for p in space.values()])
         """(parameters,): how many options a choice has, 0 for a range."""
+        self._endless = np.array([isinstance(p, Float | Int) and p.size is None for p in space.values()])
         edges = [_edges(p) for p in space.values()]
         self.low, self.high = np.array(edges).reshape(-1, 2).T
         """(parameters,): what rounds to the ends of a range; half a step beyond them."""
@@ -67,6 +68,10 @@ class Axes:
             for parent, wanted in conditions:
                 settled[~np.isin(settled[:, parent], wanted), column] = np.nan
         return settled
+
+    def cells(self, places: Array) -> Array:
+        """(n, parameters): the same for places that differ by less than a hundredth of a range without steps."""
+        return np.asarray(np.where(self._endless, np.round(places, 2), places) + 0.0)  # not the zero below 0
 
     def uniform(self, rng: np.random.Generator, size: int) -> Array:
         """(size, parameters): places drawn at random, not settled."""

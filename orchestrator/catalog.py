@@ -215,8 +215,8 @@ def problem_with_trainable(reference: str) -> str | None:
 def problem_with_class(class_path: str) -> str | None:
     """Why `package.module.Class` leads nowhere, or None; imports nothing."""
     module, _, name = class_path.rpartition(".")
-    if not module or not name:
-        return f"'{class_path}' is not a class path; write package.module.Class"
+    if not module or not name or not all(part.isidentifier() for part in class_path.split(".")):
+        return f"'{class_path}' is not a class path; write package.module.Class, with dots alone"
     return _problem_with_attribute(module, name, class_path)
 
 
@@ -292,7 +292,7 @@ def find_sweep(reference: str) -> Path:
     if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", reference) and path.suffix not in (".yaml", ".yml"):
         raise SpecError(f"no sweep '{reference}'; to set a key of the spec, write {reference}=VALUE")
     is_path = path.suffix or path.with_suffix(".yaml").is_file()
-    files = {str(file): file for file in path.parent.glob("*.y*ml")} if is_path else {}
+    files = {str(file): file for file in path.parent.glob("*.y*ml") if file.stem != "cluster"} if is_path else {}
     if path.suffix in (".yaml", ".yml"):
         hint = near_miss(reference, [*files, *known]) or "; is this the right folder?"
         raise SpecError(f"no file '{reference}'{hint}")

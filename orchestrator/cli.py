@@ -86,7 +86,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     problems = []
     verb = arguments.parser.prog.removeprefix(f"{parser.prog} ")
     if cluster is not None and "cluster" not in arguments:
-        problems.append(f"{words[0]} takes no cluster=FILE: it does its work here")
+        there = f"ray exec FILE 'cd ~/orchestrator && python -m orchestrator {words[0]} ...'"
+        problems.append(f"{words[0]} takes no cluster=FILE: it does its work here; on the head, {there} does")
     elif cluster is not None:
         arguments.cluster = cluster
     for word in more:

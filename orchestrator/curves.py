@@ -95,7 +95,7 @@ class CurveSampler(BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def _candidates(self, ordered: Sequence[Curve], tried: Sequence[FrozenTrial], fixed: Array) -> Array:
-        """(n, axes): places that are new, those that are anywhere first."""
+        """(n, axes): places that are new, and not next to a trial's, those that are anywhere first."""
         axes, rng = self._axes, self._rng
         drawn = axes.uniform(rng, CANDIDATES)
         if len(ordered) >= STARTUP:
@@ -107,8 +107,9 @@ class CurveSampler(BaseSampler):
             kept = rng.random(centres.shape) > 2 / max(len(axes), 1)  # two axes change, of any number
             drawn[CANDIDATES // 2 :] = np.where(np.isnan(centres), anywhere, np.where(kept, centres, moved))
         places = axes.settle(np.where(np.isnan(fixed), drawn, fixed))
-        known = {axes.place(trial.params).tobytes() for trial in tried}
-        return np.array([place for place in places if place.tobytes() not in known]).reshape(-1, len(axes))
+        known = {axes.cells(axes.place(trial.params)).tobytes() for trial in tried}
+        new = [place for place, cell in zip(places, axes.cells(places), strict=True) if cell.tobytes() not in known]
+        return np.array(new).reshape(-1, len(axes))
 
     def _promise(self, ordered: Sequence[Curve], curves: Sequence[Curve], candidates: Array) -> Array:
         """(candidates,): the logarithm of the improvement that is expected of each."""

@@ -338,15 +338,16 @@ class SweepFolder:
 
     def download(self, path: str, local: Path) -> None:
         """Copy a file of the folder to a local path, whole."""
-        local.parent.mkdir(parents=True, exist_ok=True)
         beside = local.with_name(f".{local.name}.{os.getpid()}")
         try:
+            local.parent.mkdir(parents=True, exist_ok=True)
             fs.copy_files(
                 self._at(path), str(beside), source_filesystem=self._fs, destination_filesystem=fs.LocalFileSystem()
             )
             beside.replace(local)
         except OSError as exc:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             raise StorageError(f"{self.show(path)} cannot be copied to {local}: {exc}") from exc
 
     def delete(self, path: str) -> None:

@@ -193,7 +193,7 @@ class Head:
 
     def _explained(self, answer: Answer) -> str:
         if answer.code is None and NOT_UP in answer.trouble:
-            return f"it is not up; `ray up {self._file}` brings it up"
+            return f"it is not up; `ray up {self._file}` brings it up, as docs/cluster.md says"
         return answer.said
 
     def _exec(

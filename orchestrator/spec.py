@@ -275,6 +275,8 @@ class Resources(_Section):
         return self.fewest_workers < self.most_workers
 
 
+# What of a parameter a narrower space may say.
+ATTRIBUTES = ("low", "high", "step", "log", "options")
 # Hyperparameters, prefix aside, that `training` gives a meaning to.
 BATCH_SIZES, RATES = ("batch_size",), ("lr", "learning_rate")
 
@@ -485,6 +487,8 @@ def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[s
     data = catalog.read_yaml(path)
     if not isinstance(data, dict):
         raise SpecError(f"{path} holds {catalog.kind_of(data)}; a sweep is a mapping of keys such as 'trainable'")
+    if "provider" in data and "available_node_types" in data:
+        raise SpecError(f"{path} is a file for `ray up`, not a sweep's; write cluster={path}")
     if wandb_yaml.is_sweep(data):
         data, notes = wandb_yaml.to_spec(data)
         for text in notes:
@@ -595,6 +599,9 @@ def _override(data: dict[str, Any], override: str) -> Iterator[str]:
     if not equals or not key.strip():
         yield f"'{override}' is not an override; write key=value, e.g. budget.trials=50"
         return
+    if not text.strip():
+        yield f"{key}= has no value; write {key}=null where there is to be none"
+        return
     parts = key.strip().split(".")
     for depth, part in enumerate(parts[:-1], 1):
         if part in FREE_NAMES:
@@ -608,7 +615,7 @@ def _override(data: dict[str, Any], override: str) -> Iterator[str]:
         section = section[parent]
         if not isinstance(section, dict):
             where = ".".join(parents[:depth])
-            remedy = f", e.g. {_narrower(section, parts[1:], text)}" if where == "space" else ""
+            remedy = _remedy(section, parts[1:], text) if where == "space" else ""
             yield f"{key}: '{where}' is {section!r}, which has no keys; override '{where}' itself{remedy}"
             return
     try:
@@ -624,10 +631,21 @@ def _searched(space: str) -> Collection[str]:
         return ()
 
 
+def _remedy(space: str, path: Sequence[str], text: str) -> str:
+    """How a named space is changed at a place, or what was probably meant there."""
+    known, name = _searched(space), ".".join(path)
+    group, _, last = name.rpartition(".")
+    if name in known or (group in known and last in ATTRIBUTES):
+        return f", e.g. {_narrower(space, path, text)}"
+    if group in known:
+        return near_miss(last, ATTRIBUTES)
+    return near_miss(group if last in ATTRIBUTES else name, known)
+
+
 def _narrower(space: object, path: Sequence[str], text: str) -> str:
     """The override that leaves a named space a parameter's one value, some of its options, or a smaller range."""
     *name, last = path
-    if last in ("low", "high", "step", "log", "options") and name:
+    if last in ATTRIBUTES and name:
         change = f"narrow: {{{'.'.join(name)}: {{{last}: {text}}}}}"
     elif text.startswith("["):
         change = f"narrow: {{{'.'.join(path)}: {text}}}"
@@ -698,6 +716,7 @@ def _elsewhere(name: str) -> str:
     """`; did you mean 'budget.trials'?` for a key like that in another section, else nothing."""
     sections = {key: _keys_at([key]) for key, field in Spec.model_fields.items() if _is_section(field.annotation)}
     places = {key: f"{section}.{key}" for section, keys in reversed(sections.items()) for key in keys}
+    places |= {key: f"params.{key}" for key in BATCH_SIZES}  # how large, not whose
     close = closest(name, places)
     return "" if close is None else f"; did you mean '{places[close]}'?"
 

@@ -398,6 +398,23 @@ def test_validate_doubts_a_goal(capsys: pytest.CaptureFixture[str], words: list[
     assert (code, err) == (0, f"note: {doubt}\n" if doubt else "")
 
 
+def test_a_place_that_cannot_be_written_is_said(
+    capsys: pytest.CaptureFixture[str], sweep: SweepFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "report", "small", "--output", str(tmp_path / "file/page.html"))
+    assert code == 2
+    assert err.startswith(f"error: --output {tmp_path}/file/page.html cannot be written: ")
+    code, _, err = run(capsys, "best", "small", "--download", str(tmp_path / "file"))
+    assert code == 1
+    assert f"cannot be copied to {tmp_path}/file/small-" in err
+
+
+def test_a_file_for_ray_up_is_no_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "validate", "cluster.yaml")
+    assert (code, err) == (2, "error: cluster.yaml is a file for `ray up`, not a sweep's; write cluster=cluster.yaml\n")
+
+
 def test_storage_that_cannot_be_made_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = run(capsys, "search", f"storage={tmp_path}/file")

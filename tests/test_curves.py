@@ -69,6 +69,20 @@ def proposed(study: optuna.Study, seed: int = 0) -> dict[str, Any]:
     return CurveSampler(SPACE, seed).sample_relative(study, study.get_trials(deepcopy=False)[trial.number], {})
 
 
+def test_what_was_tried_is_not_tried_again_a_hair_beside_it() -> None:
+    space = Space.from_data({"x": {"type": "float", "low": 0, "high": 1}, "n": {"type": "int", "low": 1, "high": 1000}})
+    study, wanted = optuna.create_study(), {name: distribution(parameter) for name, parameter in space.items()}
+    for number in range(30):
+        trial = study.ask()
+        chosen = CurveSampler(space, number).sample_relative(study, study.get_trials(deepcopy=False)[-1], {})
+        study.tell(trial, state=TrialState.FAIL)  # parameters cannot be put into it
+        value = chosen["x"] + chosen["n"]  # best in a corner
+        study.add_trial(create_trial(params=chosen, distributions=wanted, value=value, intermediate_values={1: value}))
+    tried = [trial.params for trial in study.get_trials(deepcopy=False) if trial.params]
+    assert len(tried) == len({(round(params["x"], 2), params["n"]) for params in tried})
+    assert sum(params["n"] == 1 and params["x"] < 0.1 for params in tried) > 1  # though that is where it looks
+
+
 def test_the_derivatives_are_those_of_the_likelihood() -> None:
     points, rng = some_points(20, trials=8), np.random.default_rng(1)
     apart, values = Apart(points, points, CHOICES), rng.standard_normal(20)

@@ -57,6 +57,10 @@ class TestKeys:
             ),
             ("epochs=3", "unknown key 'epochs'; did you mean 'schedule.max_epochs'? keys at the top level: name,"),
             ("max_trials=3", "unknown key 'max_trials'; did you mean 'budget.trials'? keys at the top level: name,"),
+            (
+                "batch_size=32",
+                "unknown key 'batch_size'; did you mean 'params.batch_size'? keys at the top level: name,",
+            ),
             ("config=a.yaml", "unknown key 'config'; keys at the top level: name,"),
             (
                 "search.sampelr=tpe",
@@ -263,7 +267,10 @@ class TestNames:
         model, given = problems(trainable=trainable)
         assert model.startswith("trainable.model.class_path: 'trainables.digits.DigitNet': ")
         assert model.endswith("; did you mean 'DigitsNet'?")
-        assert given == "trainable.data.class_path: 'Digits' is not a class path; write package.module.Class"
+        assert (
+            given
+            == "trainable.data.class_path: 'Digits' is not a class path; write package.module.Class, with dots alone"
+        )
 
     def test_class_paths_that_exist(self) -> None:
         spec = check(trainable={"model": {"class_path": "trainables.digits.DigitsNet", "init_args": {"lr": 0.1}}})
@@ -295,10 +302,20 @@ class TestOverrides:
             ("=3", "'=3' is not an override; write key=value, e.g. budget.trials=50"),
             ("name.x=3", "name.x: 'name' is 'a', which has no keys; override 'name' itself"),
             (
-                "space.optimizer.lr.low=0.01",
-                "space.optimizer.lr.low: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
-                " 'space={extends: digits, narrow: {optimizer.lr: {low: 0.01}}}'",
+                "space.lr.low=0.01",
+                "space.lr.low: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
+                " 'space={extends: digits, narrow: {lr: {low: 0.01}}}'",
             ),
+            (
+                "space.lr.lo=0.01",
+                "space.lr.lo: 'space' is 'digits', which has no keys; override 'space' itself; did you mean 'low'?",
+            ),
+            (
+                "space.momentm.low=0.01",
+                "space.momentm.low: 'space' is 'digits', which has no keys; override 'space' itself; did you mean"
+                " 'momentum'?",
+            ),
+            ("budget.trials=", "budget.trials= has no value; write budget.trials=null where there is to be none"),
             (
                 "space.channels=[8]",
                 "space.channels: 'space' is 'digits', which has no keys; override 'space' itself, e.g."

@@ -10,7 +10,7 @@ from orchestrator.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which sweep, and where."""
-    parser.add_argument("sweep", metavar="SWEEP", help="its name, or what `resume` said instead of it")
+    parser.add_argument("sweep", metavar="SWEEP", help="its name, or that of the job which `resume` said")
     front.add_cluster(parser, "where it runs")
 
 

@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--seeds is {arguments.seeds}; it is a number from 0")
     from orchestrator import again
 
+    print("starting workers ...", flush=True)
     winner, metrics = again.evaluate(spec, folder, seeds=arguments.seeds)
     front.print_rows([("trial", str(winner)), *((name, f"{value:.6g}") for name, value in metrics.items())])
     return 0

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     from orchestrator import again
 
+    print("starting workers ...", flush=True)
     replayed = again.replay(spec, folder, record)
     rows = [("epoch", f"{'recorded':>14} {'replayed':>14}")]
     rows += [

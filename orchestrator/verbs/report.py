@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from orchestrator import front
+from orchestrator.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +23,11 @@ def run(arguments: argparse.Namespace) -> int:
     ledger, status = front.look(folder, spec)
     page = report.page(spec, folder, ledger.records, ledger.importances(), status)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(page, encoding="utf-8")
+        try:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(page, encoding="utf-8")
+        except OSError as exc:
+            raise InputError(f"--output {arguments.output} cannot be written: {exc}; name another file") from exc
     else:
         folder.write_text("report.html", page)
     front.print_rows([("report", str(arguments.output or folder.show("report.html")))])
