@@ -554,8 +554,8 @@ class Sweep:
             why = f"trials failed: {len(errors)} (failures.max_failed={limit}); the last: {ended.error}"
         elif limit is not None and failures.is_everyones(errors, has_epochs=any(record.curve for record in records)):
             why = (
-                f"every trial fails alike before its first epoch is over: {ended.error}; once that is mended, `resume` goes"
-                " on with the others, or start anew (failures.max_failed=null tries all of them)"
+                f"every trial fails alike before its first epoch is over: {ended.error}; once that is mended,"
+                " `resume` goes on with the others, or start anew (failures.max_failed=null tries all of them)"
             )
         else:
             return
