@@ -116,24 +116,33 @@ def look(folder: SweepFolder, spec: Spec) -> tuple[Ledger, Status]:
     return Ledger(folder, spec, read_only=True), status
 
 
+# How long a proposal that nobody will ask for may still take when a sweep has ended.
+THOUGHT_S = 10.0
+
+
 def run_sweep(run: Callable[[], object]) -> int:
     """Run a sweep, show its end, and return the exit code."""
-    from orchestrator import progress
+    from orchestrator import aside, progress
     from orchestrator.results import Status
     from orchestrator.sweep import Sweep
 
     began = time.monotonic()
-    sweep = run()
-    assert isinstance(sweep, Sweep)
-    records, console = sweep.ledger.records, progress.make_console()
-    elapsed_s = time.monotonic() - began
-    progress.summary(
-        console, sweep.spec, sweep.folder, records, elapsed_s, status=sweep.status, missing=sweep.missing != []
-    )
-    progress.print_advice(console, sweep.spec, sweep.ledger)
-    if sweep.status in (Status.INTERRUPTED, Status.STOPPED, Status.CANCELLED):
-        console.print(f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True)
-    return sweep.exit_code
+    try:
+        sweep = run()
+        assert isinstance(sweep, Sweep)
+        records, console = sweep.ledger.records, progress.make_console()
+        elapsed_s = time.monotonic() - began
+        progress.summary(
+            console, sweep.spec, sweep.folder, records, elapsed_s, status=sweep.status, missing=sweep.missing != []
+        )
+        progress.print_advice(console, sweep.spec, sweep.ledger)
+        if sweep.status in (Status.INTERRUPTED, Status.STOPPED, Status.CANCELLED):
+            console.print(
+                f"\nto go on: python -m orchestrator resume {sweep.folder.show('').rstrip('/')}", soft_wrap=True
+            )
+        return sweep.exit_code
+    finally:
+        aside.wait(THOUGHT_S)
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
