@@ -1,4 +1,4 @@
-"""Work done aside: in a thread, for a result to be asked for later, which the end of the process does not wait for."""
+"""Work done aside: in a thread, for a result to be asked for later, which no end of a process waits for long."""
 
 from __future__ import annotations
 

@@ -175,15 +175,15 @@ class Tracker:
 
     def sampled(self, samples: Sequence[Sample]) -> None:
         """Put what the systems of other nodes did into the open run, beside what the SDK samples of this one."""
-        for sample in samples if self._live else ():
-            # In a thread of its own: the run may be closing, or its service be gone, which the next row finds out.
-            with contextlib.suppress(Exception):
-                interface = (
-                    self._run._interface
-                )  # whose `publish_stats` has the time of the call for that of the sample
-                stats = interface._make_stats(dict(sample.values))
-                stats.timestamp.FromNanoseconds(int(sample.taken_at_s * 1e9))
-                interface._publish(interface._make_record(stats=stats))
+        run = self._run  # this is a thread of its own, in which it may be replaced, or closing
+        interface: Any = None if run.disabled else run._interface
+        for sample in samples if interface else ():
+            # `publish_stats` has the time of the call for that of the sample.
+            stats = interface._make_stats(dict(sample.values))
+            stats.timestamp.FromNanoseconds(int(sample.taken_at_s * 1e9))
+            record = interface._make_record(stats=stats)
+            with contextlib.suppress(Exception):  # whatever its service is gone by, which the next row finds out
+                interface._publish(record)
 
     def watch(self, module: Any) -> None:
         """Log a module's gradients, parameters and topology, as far as the spec says."""

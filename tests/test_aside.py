@@ -17,10 +17,12 @@ def test_its_exception_is_raised_where_the_result_is_asked_for() -> None:
 
 
 def test_what_was_begun_may_end_but_is_not_waited_for_for_ever() -> None:
-    held = threading.Event()
-    ends, hangs = aside.begin("ends", time.sleep, 0.2), aside.begin("hangs", held.wait)
-    aside.wait(1.0)
+    ends = aside.begin("ends", time.sleep, 0.2)
+    aside.wait(60)
     assert ends.done()
+    held = threading.Event()
+    hangs = aside.begin("hangs", held.wait)
+    aside.wait(0.1)
     assert not hangs.done()
     held.set()
     aside.wait(60)
