@@ -3,8 +3,8 @@
 Values are the best so far at an epoch, by rank, so that neither the metric's scale nor a training that diverged
 matters. The surrogate extrapolates every curve to the furthest epoch that a trial has reached, and the configuration
 proposed is the one that is expected to improve most on the best of them there (Jones et al., 1998), for what an epoch
-of it is expected to cost (expected improvement per second: Snoek et al., 2012, arXiv:1206.2944). Trials that still run
-count as if they did what is expected of them (the kriging believer, Ginsbourger et al., 2010).
+of it is expected to cost (as in expected improvement per second: Snoek et al., 2012, arXiv:1206.2944). Trials that
+still run count as if they did what is expected of them (the kriging believer, Ginsbourger et al., 2010).
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from orchestrator.axes import axes_of
 from orchestrator.costs import EPOCH_S, log_costs
 from orchestrator.distributions import chosen_for
 from orchestrator.space import Space
-from orchestrator.surrogate import Points, Settings, Surrogate
+from orchestrator.surrogate import Points, Settings, Surrogate, believed_distances
 
 Array = NDArray[np.float64]
 
-STARTUP = 8
-"""Trials that have reported before there is something to learn from."""
+STARTUP, APART_OF = 8, 32
+"""Trials that have reported before there is something to learn from; until then, of so many places drawn at random, the
+one is proposed that is furthest from all trials (Mitchell's best candidate, 1991, doi:10.1145/122718.122736). The more
+there were to choose from, the more trials would be at the edges of the space."""
 
 LEARNED_FROM = 100
 """Trials that a proposal is made from, so that its cost does not grow with a sweep: half of them the ones that came
@@ -58,7 +60,8 @@ class CurveSampler(BaseSampler):
         Args:
             space: what is searched.
             seed: of what is drawn.
-            cost_exponent: how much the cost of an epoch counts: 1 for improvement per second, 0 for improvement alone.
+            cost_exponent: how much the cost of an epoch counts: 0 for improvement alone, 1 for improvement per second,
+                more for what is known sooner.
         """
         self._space, self._axes, self._cost_exponent = space, axes_of(space), cost_exponent
         self._rng, self._independent = np.random.default_rng(seed), RandomSampler(seed)
@@ -85,6 +88,10 @@ class CurveSampler(BaseSampler):
                     others, candidates
                 )
                 candidates = candidates[np.argsort(-worth, kind="stable")]
+        elif others:
+            tried = np.array([self._axes.place(each.params) for each in others])
+            nearest = believed_distances(candidates[:APART_OF], tried, self._axes.options > 0).min(axis=1)
+            candidates = np.vstack([candidates[np.argsort(-nearest, kind="stable")], candidates[APART_OF:]])
         feasible = (params for place in candidates if self._space.is_feasible(params := self._axes.params(place)))
         return chosen_for(next(feasible, {}))
 

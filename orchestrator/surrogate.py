@@ -88,8 +88,7 @@ class Apart:
     """How far points are from others."""
 
     def __init__(self, some: Points, others: Points, choices: NDArray[np.bool_]) -> None:
-        pairs = zip(_filled(some.places).T, _filled(others.places).T, choices, strict=True)
-        self.axes = np.array([_distances(*pair) for pair in pairs]).reshape(-1, len(some), len(others))
+        self.axes = _distances(some.places, others.places, choices)
         """(axes, n, m): squared; of choices 1 where they differ."""
         self.times = (some.times[:, None] - others.times) ** 2
         """(n, m), squared."""
@@ -97,14 +96,21 @@ class Apart:
         """(n, m): 1 where both are on one curve."""
 
 
-def _filled(places: Array) -> Array:
-    """What is not active is in the middle of a range, and none of the options of a choice."""
-    return np.asarray(np.where(np.isnan(places), 0.5, places))
+def believed_distances(some: Array, others: Array, choices: NDArray[np.bool_]) -> Array:
+    """(n, m), squared: how far places, (n, axes), are from others, (m, axes), by the relevances that axes are believed
+    to have before there are values."""
+    return np.asarray(np.tensordot(_believed_relevances(choices), _distances(some, others, choices), 1))
 
 
-def _distances(some: Array, others: Array, choice: bool) -> Array:
-    gaps = some[:, None] - others
-    return np.asarray(gaps != 0 if choice else gaps**2, dtype=float)
+def _believed_relevances(choices: NDArray[np.bool_]) -> Array:
+    return np.where(choices, RELEVANCE_OF_CHOICES, RELEVANCE_OF_RANGES)
+
+
+def _distances(some: Array, others: Array, choices: NDArray[np.bool_]) -> Array:
+    """(axes, n, m). What is not active is in the middle of a range, and none of the options of a choice."""
+    filled, others_filled = (np.where(np.isnan(places), 0.5, places) for places in (some, others))
+    gaps = filled.T[:, :, None] - others_filled.T[:, None, :]
+    return np.asarray(np.where(choices[:, None, None], gaps != 0, gaps**2), dtype=float)
 
 
 class Settings:
@@ -120,7 +126,7 @@ class Settings:
     @classmethod
     def most_probable(cls, points: Points, values: Array, choices: NDArray[np.bool_]) -> Settings:
         """Those that values, about normal with variance 1, speak for."""
-        believed = np.concatenate([np.log(np.where(choices, RELEVANCE_OF_CHOICES, RELEVANCE_OF_RANGES)), SETTINGS])
+        believed = np.concatenate([np.log(_believed_relevances(choices)), SETTINGS])
         sure = np.concatenate([np.ones(len(choices)), np.full(len(SETTINGS), SPREAD)])
         apart, centred = Apart(points, points, choices), values - values.mean()
 
