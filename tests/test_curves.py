@@ -19,7 +19,7 @@ from orchestrator.costs import EPOCH_S
 from orchestrator.curves import Curve, CurveSampler, log_expected_improvement, scores
 from orchestrator.distributions import chosen_for, distribution
 from orchestrator.space import Space
-from orchestrator.surrogate import Apart, Points, Settings, Surrogate
+from orchestrator.surrogate import Apart, Points, Settings, Surrogate, believed_distances
 
 SPACE = Space.from_data(
     {
@@ -81,6 +81,30 @@ def test_what_was_tried_is_not_tried_again_a_hair_beside_it() -> None:
     tried = [trial.params for trial in study.get_trials(deepcopy=False) if trial.params]
     assert len(tried) == len({(round(params["x"], 2), params["n"]) for params in tried})
     assert sum(params["n"] == 1 and params["x"] < 0.1 for params in tried) > 1  # though that is where it looks
+
+
+def test_what_begins_together_is_far_apart_and_not_all_at_the_edges() -> None:
+    axes, wanted = Axes(SPACE), {name: distribution(parameter) for name, parameter in SPACE.items()}
+
+    def begun(seed: int) -> np.ndarray[Any, Any]:
+        study = optuna.create_study()
+        for number in range(8):
+            params = proposed(study, 8 * seed + number)
+            study.tell(2 * number, state=TrialState.FAIL)  # parameters cannot be put into it
+            kinds = {name: wanted[name] for name in params}
+            study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=kinds))
+        return np.array([axes.place(trial.params) for trial in study.get_trials(deepcopy=False)[1::2]])
+
+    def nearest(places: np.ndarray[Any, Any]) -> float:
+        apart = believed_distances(places, places, CHOICES)
+        np.fill_diagonal(apart, np.inf)
+        return float(apart.min())
+
+    sweeps, rng = [begun(seed) for seed in range(10)], np.random.default_rng(0)
+    drawn = [nearest(axes.settle(axes.uniform(rng, 8))) for _ in sweeps]
+    assert np.median([nearest(places) for places in sweeps]) > 3 * np.median(drawn)
+    rates = np.concatenate([places[:, 0] for places in sweeps])
+    assert np.mean((rates > 0.1) & (rates < 0.9)) > 0.5  # 0.8 at random, 0.4 with as many to choose from as later
 
 
 def test_the_derivatives_are_those_of_the_likelihood() -> None:
