@@ -565,6 +565,8 @@ _KINDS: dict[str, type[Float] | type[Int] | type[Choice] | type[Fixed]] = {
 }
 # A key that says by itself of which type an entry is.
 _TELLING = {"options": Choice.kind, "value": Fixed.kind}
+# The keys of W&B's sweep files that mean one of ours.
+_WANDBS = {"values": "options", "min": "low", "max": "high", "distribution": "type"}
 
 
 def is_group(entry: object) -> bool:
@@ -581,8 +583,13 @@ def read_parameter(entry: object) -> tuple[Parameter | None, list[str]]:
         return None, [f"is {entry!r}, which is not a mapping; {example}"]
     kind = entry.get("type", next((kind for key, kind in _TELLING.items() if key in entry), None))
     if kind is None:
-        misspelt = [f"has a key {key!r}; did you mean 'type'?" for key in entry if near_miss(str(key), ["type"])]
-        return None, misspelt or [f"has no type; add one of {', '.join(_KINDS)}"]
+        telling = ["type", *_TELLING]
+        missed = {key: near_miss(str(key), telling) for key in entry if key not in _WANDBS}
+        phrases = [f"has a key {key!r}, as W&B has it; here it is {_WANDBS[key]!r}" for key in entry if key in _WANDBS]
+        phrases += [f"has a key {key!r}{meant}" for key, meant in missed.items() if meant]
+        if not any(missed.values()) and not any(_WANDBS.get(key) in telling for key in entry):
+            phrases.append(f"has no type; add one of {', '.join(_KINDS)}")
+        return None, phrases
     if not isinstance(kind, str) or kind not in _KINDS:
         return None, [f"has type {kind!r}, which there is none of; {hint(kind, _KINDS)}"]
     required = {field.name: field.default is MISSING for field in fields(_KINDS[kind])}

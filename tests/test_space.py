@@ -501,6 +501,16 @@ class TestData:
             ({}, ["has no type; add one of float, int, choice, fixed"]),
             ({"low": 1, "high": 2}, ["has no type; add one of float, int, choice, fixed"]),
             ({"typ": "float", "low": 1}, ["has a key 'typ'; did you mean 'type'?"]),
+            ({"optons": [1, 2]}, ["has a key 'optons'; did you mean 'options'?"]),
+            ({"values": [1, 2]}, ["has a key 'values', as W&B has it; here it is 'options'"]),
+            (
+                {"min": 1, "max": 2},
+                [
+                    "has a key 'min', as W&B has it; here it is 'low'",
+                    "has a key 'max', as W&B has it; here it is 'high'",
+                    "has no type; add one of float, int, choice, fixed",
+                ],
+            ),
             ({"type": "flaot", "low": 1}, ["has type 'flaot', which there is none of; did you mean 'float'?"]),
             ({"type": ["int"]}, ["has type ['int'], which there is none of; did you mean 'int'?"]),
             ({"type": 7}, ["has type 7, which there is none of; available: 'float', 'int', 'choice', 'fixed'"]),
