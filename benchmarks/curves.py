@@ -2,9 +2,11 @@
 
     python -m benchmarks.curves digits
 
-Two tasks from data that ships with scikit-learn, one small fully connected network for both: `digits`, handwritten
-digits by their pixels, judged by cross-entropy on images it was not trained on; and `photo`, a photograph learned from
-some of its pixels (a coordinate network, Tancik et al. 2020, arXiv:2006.10739), judged by the squared error on others.
+Five tasks, and one small fully connected network for all. Two are from data that ships with scikit-learn: `digits`,
+handwritten digits by their pixels, judged by cross-entropy on images it was not trained on; and `photo`, a photograph
+learned from some of its pixels (a coordinate network, Tancik et al. 2020, arXiv:2006.10739), judged by the squared
+error on others. Three are made up: `classes` (scikit-learn's make_classification), `friedman` (its make_friedman1) and
+`spirals`. `digits` is what is reported; defaults are chosen on the others.
 Configuration i of the grid is trained with seed i, on one thread. A table that exists is gone on with.
 """
 
@@ -20,13 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits, load_sample_image
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits, load_sample_image, make_classification, make_friedman1
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.table import EPOCHS, SPACE, TASKS, line, read, write
 
+Array = NDArray[Any]
+
 TRAINED_ON = 512
+SAMPLES = 1800
+"""Of a task that is made up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +52,36 @@ class Task:
 
 def task(name: str) -> Task:
     """Load a task; which of its data train is drawn with a fixed seed."""
-    return {"digits": _digits, "photo": _photo}[name](np.random.default_rng(0))
+    made: dict[str, Callable[[np.random.Generator], Task]] = {
+        "digits": _digits, "photo": _photo, "classes": _classes, "friedman": _friedman, "spirals": _spirals
+    }  # fmt: skip
+    return made[name](np.random.default_rng(0))
+
+
+def _classification(inputs: Array, labels: Array, classes: int) -> Task:
+    return Task(
+        inputs=torch.tensor(inputs, dtype=torch.float32),
+        targets=torch.tensor(labels),
+        outputs=classes,
+        loss=functional.cross_entropy,
+        guess=math.log(classes),
+    )
+
+
+def _regression(inputs: Array, targets: Array) -> Task:
+    return Task(
+        inputs=torch.tensor(inputs, dtype=torch.float32),
+        targets=torch.tensor(targets, dtype=torch.float32),
+        outputs=targets.shape[1],
+        loss=functional.mse_loss,
+        guess=float(np.var(targets, axis=0).mean()),
+    )
 
 
 def _digits(rng: np.random.Generator) -> Task:
     pixels, labels = load_digits(return_X_y=True)
     order = rng.permutation(len(pixels))
-    inputs = torch.tensor(pixels[order] / 8 - 1, dtype=torch.float32)
-    return Task(
-        inputs=inputs,
-        targets=torch.tensor(labels[order]),
-        outputs=10,
-        loss=functional.cross_entropy,
-        guess=math.log(10),
-    )
+    return _classification(pixels[order] / 8 - 1, labels[order], 10)
 
 
 def _photo(rng: np.random.Generator) -> Task:
@@ -68,14 +91,30 @@ def _photo(rng: np.random.Generator) -> Task:
     order = rng.permutation(rows.size)
     places = np.stack([rows.ravel(), columns.ravel()], axis=1)[order]
     angles = 2 * np.pi * places @ rng.normal(scale=2.0, size=(2, 32))
-    colours = photo.reshape(-1, 3)[order]
-    return Task(
-        inputs=torch.tensor(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), dtype=torch.float32),
-        targets=torch.tensor(colours, dtype=torch.float32),
-        outputs=3,
-        loss=functional.mse_loss,
-        guess=float(np.var(colours, axis=0).mean()),
+    return _regression(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), photo.reshape(-1, 3)[order])
+
+
+def _classes(_: np.random.Generator) -> Task:
+    """Six classes of 30 features, of which 12 say something, and 2% wrong labels."""
+    inputs, labels = make_classification(
+        SAMPLES, 30, n_informative=12, n_redundant=6, n_classes=6, flip_y=0.02, class_sep=1.2, random_state=0
     )
+    return _classification((inputs - inputs.mean(axis=0)) / inputs.std(axis=0), labels, 6)
+
+
+def _friedman(_: np.random.Generator) -> Task:
+    """Friedman's first function of five of twelve features, with noise."""
+    inputs, targets = make_friedman1(SAMPLES, 12, noise=0.5, random_state=0)
+    return _regression((inputs - 0.5) * 3.4, ((targets - targets.mean()) / targets.std())[:, None])
+
+
+def _spirals(rng: np.random.Generator) -> Task:
+    """Which of four arms of a spiral a place is on, by itself and 12 random Fourier features."""
+    arms, radii = rng.integers(4, size=SAMPLES), np.sqrt(rng.random(SAMPLES))
+    angles = 2.2 * np.pi * radii + arms * np.pi / 2 + 0.25 * rng.standard_normal(SAMPLES)
+    places = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    waves = places @ rng.normal(scale=2.0, size=(2, 12))
+    return _classification(np.concatenate([np.sin(waves), np.cos(waves), places], axis=1), arms, 4)
 
 
 def train(work: Task, params: Mapping[str, Any], seed: int) -> tuple[list[float], float]:

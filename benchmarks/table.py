@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from orchestrator.space import Choice, Float, Int, Space
 
 FOLDER = Path(__file__).parent / "data"
-TASKS = ("digits", "photo")
+TASKS = ("digits", "photo", "classes", "friedman", "spirals")
 EPOCHS = 27
 SPACE = Space(
     {

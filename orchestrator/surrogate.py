@@ -110,7 +110,9 @@ def _distances(some: Array, others: Array, choices: NDArray[np.bool_]) -> Array:
     """(axes, n, m). What is not active is in the middle of a range, and none of the options of a choice."""
     filled, others_filled = (np.where(np.isnan(places), 0.5, places) for places in (some, others))
     gaps = filled.T[:, :, None] - others_filled.T[:, None, :]
-    return np.asarray(np.where(choices[:, None, None], gaps != 0, gaps**2), dtype=float)
+    squares: Array = gaps**2
+    squares[choices] = gaps[choices] != 0
+    return squares
 
 
 class Settings:
