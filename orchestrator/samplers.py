@@ -37,7 +37,7 @@ STARTUP = 10
 RANDOM_ATTEMPTS = 256
 # How much the seconds of an epoch count at first: once because others cannot train meanwhile, as in Snoek et al. (2012,
 # arXiv:1206.2944), and once more because what a trial finds is there so much later.
-COST_EXPONENT = 2.0
+COST_EXPONENT = 2
 # What a proposal in the making is waited for at a time; whoever asks in vain asks again in 0.1 s (Tune).
 MOMENT_S = 0.05
 # Trials that were run elsewhere come after all of a sweep's own: Optuna's samplers tell trials apart by number.
@@ -314,7 +314,7 @@ class Proposer(BaseSampler):
         """How much the cost of an epoch counts for a trial, from `COST_EXPONENT` to 0 for the last."""
         if not self._search.cost_aware:
             return 0.0
-        return COST_EXPONENT * max(0.0, 1 - (number + 1) / self._trials)
+        return COST_EXPONENT * max(0.0, 1 - (number + 1) / self._trials) ** 2
 
     def _is_new(self, params: Mapping[str, Any]) -> bool:
         """Whether a configuration is one of the space, and not run yet."""

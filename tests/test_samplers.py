@@ -148,7 +148,7 @@ def test_what_costs_less_comes_first_unless_cost_is_not_to_count(tmp_path: Path)
 
 def test_the_last_trial_is_chosen_for_its_improvement_alone() -> None:
     proposer = Proposer(Search(sampler="curves", seed=0), Space.from_data(NUMERIC), trials=4)
-    assert [proposer._cost_exponent(number) for number in range(5)] == [1.5, 1.0, 0.5, 0.0, 0.0]
+    assert [proposer._cost_exponent(number) for number in range(5)] == [1.125, 0.5, 0.125, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("sampler", MODELS)
