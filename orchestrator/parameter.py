@@ -566,7 +566,8 @@ _KINDS: dict[str, type[Float] | type[Int] | type[Choice] | type[Fixed]] = {
 # A key that says by itself of which type an entry is.
 _TELLING = {"options": Choice.kind, "value": Fixed.kind}
 # The keys of W&B's sweep files that mean one of ours.
-_WANDBS = {"values": "options", "min": "low", "max": "high", "distribution": "type"}
+_WANDBS = {"min": "'low'", "max": "'high'", "values": "'options'"}
+_WANDBS["distribution"] = f"'type', one of {', '.join(_KINDS)}"
 
 
 def is_group(entry: object) -> bool:
@@ -585,9 +586,9 @@ def read_parameter(entry: object) -> tuple[Parameter | None, list[str]]:
     if kind is None:
         telling = ["type", *_TELLING]
         missed = {key: near_miss(str(key), telling) for key in entry if key not in _WANDBS}
-        phrases = [f"has a key {key!r}, as W&B has it; here it is {_WANDBS[key]!r}" for key in entry if key in _WANDBS]
+        phrases = [f"has a key {key!r}, as W&B has it; here it is {_WANDBS[key]}" for key in entry if key in _WANDBS]
         phrases += [f"has a key {key!r}{meant}" for key, meant in missed.items() if meant]
-        if not any(missed.values()) and not any(_WANDBS.get(key) in telling for key in entry):
+        if not any(missed.values()) and not entry.keys() & {"values", "distribution"}:
             phrases.append(f"has no type; add one of {', '.join(_KINDS)}")
         return None, phrases
     if not isinstance(kind, str) or kind not in _KINDS:
