@@ -567,7 +567,7 @@ _KINDS: dict[str, type[Float] | type[Int] | type[Choice] | type[Fixed]] = {
 _TELLING = {"options": Choice.kind, "value": Fixed.kind}
 # The keys of W&B's sweep files that mean one of ours.
 _WANDBS = {"min": "'low'", "max": "'high'", "values": "'options'"}
-_WANDBS["distribution"] = f"'type', one of {', '.join(_KINDS)}"
+_WANDBS["distribution"] = f"'type', one of {', '.join(_KINDS)}, with 'log: true' where it is on a log scale"
 
 
 def is_group(entry: object) -> bool:

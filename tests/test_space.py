@@ -504,9 +504,10 @@ class TestData:
             ({"optons": [1, 2]}, ["has a key 'optons'; did you mean 'options'?"]),
             ({"values": [1, 2]}, ["has a key 'values', as W&B has it; here it is 'options'"]),
             (
-                {"distribution": "uniform", "min": 1},
+                {"distribution": "log_uniform_values", "min": 1},
                 [
-                    "has a key 'distribution', as W&B has it; here it is 'type', one of float, int, choice, fixed",
+                    "has a key 'distribution', as W&B has it; here it is 'type', one of float, int, choice, fixed, with"
+                    " 'log: true' where it is on a log scale",
                     "has a key 'min', as W&B has it; here it is 'low'",
                 ],
             ),
