@@ -2,9 +2,10 @@
 
     python -m benchmarks.proposing
 
-Samplers that learn make a proposal ahead, in a thread, while trials run. Both figures have the record on disk in them:
-what a proposal `takes` that is asked for as soon as the one before it was made, and what a slot `waits` that becomes
-free a while later, `--every` seconds after another did.
+Samplers that learn make proposals ahead, in a thread, while trials run. All figures have the record on disk in them:
+what a proposal `takes` that is asked for as soon as the one before it was made, what a slot `waits` that becomes
+free a while later, `--every` seconds after another did, and what each waits of `--together` that become free at the
+same moment, from its turn on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 
 import optuna
 
+from orchestrator import aside
 from orchestrator.distributions import chosen_for, distribution
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
@@ -45,16 +47,19 @@ def main() -> None:
     parser.add_argument("--finished", nargs="+", type=int, default=[100, 1000, 5000])
     parser.add_argument("--proposals", type=int, default=5)
     parser.add_argument("--every", type=float, default=0.5, help="seconds from one free slot to the next")
+    parser.add_argument("--together", type=int, default=4, help="how many slots are free at the same moment")
     args = parser.parse_args()
     for sampler in args.samplers:
         for finished in args.finished:
             if sampler == "gp" and finished > 1000:
                 continue  # cubic in the trials: not what anybody waits for
-            takes, waits = measured(sampler, finished, args.proposals, args.every)
-            print(f"{sampler:8} {finished:6} finished  takes {takes:8.1f} ms  waits {waits:8.1f} ms", flush=True)
+            takes, waits, each = measured(sampler, finished, args.proposals, args.every, args.together)
+            print(f"{sampler:8} {finished:6} finished  takes {takes:8.1f} ms  waits {waits:8.1f} ms"
+                  f"  of {args.together} together {each:8.1f} ms", flush=True)  # fmt: skip
+    aside.wait(60)  # for what is in the making
 
 
-def measured(sampler: str, finished: int, proposals: int, every_s: float) -> tuple[float, float]:
+def measured(sampler: str, finished: int, proposals: int, every_s: float, together: int) -> tuple[float, float, float]:
     """Medians in milliseconds, after so many finished trials, a third of them pruned: what is taken, and waited."""
     space, rng = Space.from_data(SPACE), random.Random(0)
     spec = Spec.model_validate(
@@ -69,20 +74,30 @@ def measured(sampler: str, finished: int, proposals: int, every_s: float) -> tup
         study = optuna.load_study(storage=storage, study_name="sweep")
         study.add_trials(_trial(space, rng, index) for index in range(finished))
         ledger = Ledger(folder, spec)
-        took_ms, waited_ms = [], []
+        took_ms = []
         for _ in range(proposals):
             began = time.perf_counter()
             ledger.ask()
             took_ms.append(1000 * (time.perf_counter() - began))
-        for number in range(finished, finished + proposals):
-            time.sleep(every_s)
-            ledger.end(_whole(number, rng.random()))
-            began = time.perf_counter()
-            while not ledger.ready:
-                time.sleep(TUNE_ASKS_AGAIN_S)
-            ledger.ask()
-            waited_ms.append(1000 * (time.perf_counter() - began))
-        return statistics.median(took_ms), statistics.median(waited_ms)
+        waited_ms = [each for _ in range(proposals) for each in _waits(ledger, 1, every_s, rng)]
+        together_ms = [each for _ in range(proposals) for each in _waits(ledger, together, every_s, rng)]
+        return statistics.median(took_ms), statistics.median(waited_ms), statistics.median(together_ms)
+
+
+def _waits(ledger: Ledger, slots: int, every_s: float, rng: random.Random) -> list[float]:
+    """What each waits, in milliseconds, of so many slots that become free at once after a while."""
+    time.sleep(every_s)
+    running = [record.number for record in ledger.records if record.state == "RUNNING"]
+    for number in running[:slots]:
+        ledger.end(_whole(number, rng.random()))
+    waited_ms = []
+    for free in reversed(range(slots)):
+        began = time.perf_counter()
+        while not ledger.ready:
+            time.sleep(TUNE_ASKS_AGAIN_S)
+        ledger.ask(free=free)
+        waited_ms.append(1000 * (time.perf_counter() - began))
+    return waited_ms
 
 
 def _whole(number: int, value: float) -> Ended:

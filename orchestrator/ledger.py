@@ -35,6 +35,8 @@ from orchestrator.samplers import Proposer
 from orchestrator.spec import Spec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Of a trial that began while another slot was free: the one as of whose beginning the next proposal knows the record.
+AS_OF = "next_as_of"
 # Of a trial's run in W&B, by number, among the attributes of the study.
 ADDRESS = "wandb_run/"
 STATES = {
@@ -148,6 +150,8 @@ class Ledger:
                 settled.search, self._space, points=spec.warm_start.points, known=known, trials=spec.trials
             )
             self._study.sampler = self._proposer
+            # As many proposals are made ahead as slots were free together lately, each time one less, and two at least.
+            self._spare, self._together = 2, 0
             self._improvement = Improvement()
             self._complete()
 
@@ -177,19 +181,33 @@ class Ledger:
         for trial in trials:
             if "seed" not in trial.user_attrs:
                 if "repeat_of" not in trial.user_attrs:
-                    self._prepare(trial.number)
+                    self._prepare_again(trial.number)
                 self._propose(self._trial(trial.number))
                 self._refresh(trial.number)
             elif trial.state is TrialState.RUNNING and "ending" in trial.user_attrs:
                 self._end(trial.number, trial.user_attrs["ending"])
         if self.proposed < self._spec.trials:
-            self._prepare(len(trials))
+            self._prepare_again(len(trials))
 
-    def _prepare(self, number: int) -> None:
-        """Begin to make a trial's proposal, from the record as it was when the trial before had begun."""
+    def _prepare_again(self, number: int) -> None:
+        """Begin to make the proposal of a trial, which a killed process had begun to make."""
         if self._proposer.learns:
-            past = JournalStorage(_Past(self._journal, number - 1)) if number else None
-            self._proposer.prepare(self._study, number, past.get_all_trials(self._study_id) if past else [])
+            as_of = self._as_of(number)
+            past = JournalStorage(_Past(self._journal, as_of)) if as_of >= 0 else None
+            self._known = past.get_all_trials(self._study_id) if past else []
+            self._prepare(number, 1)
+
+    def _as_of(self, number: int) -> int:
+        """The trial as of whose beginning a trial's proposal knows the record; -1 for before all."""
+        before = self._storage.get_trial(self._id(number - 1)).user_attrs if number else {}
+        return int(before.get(AS_OF, number - 1))
+
+    def _prepare(self, number: int, count: int) -> None:
+        """Begin to make proposals, from a trial's on: from what they know, and that those since have begun."""
+        since = [self._records[each] for each in range(self._as_of(number) + 1, number)]
+        begun = [self._proposer.begun(record.number, record.proposed) for record in since]
+        left = self._spec.trials - self.proposed
+        self._proposer.prepare(self._study, number, [*self._known, *begun], min(count, max(left, 1)))
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -211,16 +229,37 @@ class Ledger:
         """Whether `ask` answers at once; the proposals of samplers that learn are made ahead, in a thread."""
         return self._proposer.is_ready(len(self._records))
 
-    def ask(self) -> TrialRecord:
-        """Begin a new trial."""
-        record = self._begin()
-        if self.proposed < self._spec.trials:
-            self._proposer.prepare(self._study, record.number + 1, self._study.get_trials(deepcopy=False))
+    def ask(self, *, free: int = 0) -> TrialRecord:
+        """Begin a new trial.
+
+        Args:
+            free: how many slots are free besides its own. The trials for them know what this one does, and that it
+                runs, so that their proposals need not wait for it to begin.
+        """
+        record = self._begin(free)
+        if self.proposed < self._spec.trials and self._proposer.learns:
+            self._look_ahead(record.number + 1, free)
         return record
 
-    def _begin(self) -> TrialRecord:
+    def _look_ahead(self, number: int, free: int) -> None:
+        """Begin to make the proposals from a trial's on, unless its own is in the making already."""
+        self._together += 1
+        if not free:
+            self._spare, self._together = max(2, self._together, self._spare - 1), 0
+        if self._as_of(number) == number - 1:
+            self._known = self._study.get_trials(deepcopy=False)
+            self._prepare(number, self._spare)
+        elif not self._proposer.is_ahead(number):
+            self._prepare(number, free)
+
+    def _begin(self, free: int = 0) -> TrialRecord:
         with self._journal.together():
             trial = self._study.ask()
+            if free and self._proposer.learns:
+                as_of = self._as_of(trial.number)
+                # Not for ever, should a slot that seems free be none: what comes of the first of them is to be known.
+                if as_of + 1 == trial.number or self._records[as_of + 1].state == "RUNNING":
+                    trial.set_user_attr(AS_OF, as_of)
             self._propose(trial)
         return self._refresh(trial.number)
 

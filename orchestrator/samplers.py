@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -122,8 +124,9 @@ class Proposer(BaseSampler):
     """The sampler of a sweep's study: whole configurations, valid, in the space, and none twice.
 
     A proposal depends on the seed, its trial's number, how many there will be, and what was on record when the trial
-    before it had begun, and on nothing else: every one is made by a sampler of its own. So a sweep that was killed
-    proposes what it would have proposed, and there is time to make one before a slot is free for it.
+    before it had begun (of several for slots that are free together: the trial before the first of them), and on
+    nothing else: every one is made by a sampler of its own. So a sweep that was killed proposes what it would have
+    proposed, and there is time to make them before slots are free for them.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class Proposer(BaseSampler):
         self._looked, self._nothing_left = -1, False
         self._troubles: list[str] = []
         self._ahead: dict[int, Future[tuple[dict[str, Any], _Notes]]] = {}
+        self._wanted = threading.Event()
 
     def saw(self, params: Mapping[str, Any]) -> None:
         """A configuration is in the record: it is not proposed again, unless `search.duplicates` asks for it."""
@@ -177,24 +181,49 @@ class Proposer(BaseSampler):
         """Whether its proposals are made ahead: `prepare` does nothing where not."""
         return self._sampler.learns
 
-    def prepare(self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial]) -> None:
-        """Begin to make the proposal of the trial to come, in a thread, where the sampler learns from results.
+    def prepare(self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial], count: int) -> None:
+        """Begin to make the proposals to come, one after the other, in a thread, where the sampler learns from results.
+
+        Those that were in the making are given up.
 
         Args:
             study: whose directions count.
-            number: the trial's.
-            trials: those before it, as they were when the last of them had begun. Not as they are when a slot is free
-                for this one: then there would be none to give it.
+            number: the first one's trial.
+            trials: what they know. Not as these are when a slot is free: then there would be none to give it.
+            count: how many; each takes those before it for running.
         """
-        if self.learns and number not in self._ahead:
-            sampler = self._build(number)  # not in the thread: it keeps warnings quiet, those of the whole process
-            self._ahead = {number: aside.begin("proposal", self._made, study, number, trials, sampler)}
+        if not self.learns:
+            return
+        for outdated in self._ahead.values():
+            outdated.cancel()
+        self._ahead = {each: Future() for each in range(number, number + count)}
+        # Not in the thread: to build one keeps warnings quiet, those of the whole process.
+        samplers = [self._build(each) for each in self._ahead]
+        aside.begin("proposal", self._make, study, dict(self._ahead), samplers, list(trials))
+
+    def is_ahead(self, number: int) -> bool:
+        """Whether a trial's proposal was made ahead, or will be."""
+        return number in self._ahead and not self._ahead[number].cancelled()
 
     def is_ready(self, number: int) -> bool:
         """Whether a trial's proposal would keep nobody waiting; one in the making is given a moment."""
-        if number in self._ahead:
-            wait([self._ahead[number]], MOMENT_S)
-        return number not in self._ahead or self._ahead[number].done()
+        proposal = self._ahead.get(number)
+        if proposal is None or proposal.done():
+            return True
+        self._wanted.set()
+        wait([proposal], MOMENT_S)
+        return proposal.done()
+
+    def begun(self, number: int, params: Mapping[str, Any]) -> FrozenTrial:
+        """A trial as those see it whose proposals are made with it: it runs, and nothing is known of it."""
+        inside = {name: each for name, each in params.items() if name in self._space}
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=chosen_for(inside),
+            distributions={name: self._distributions[name] for name in inside},
+        )
+        trial.number = number
+        return trial
 
     # Optuna's side.
 
@@ -236,37 +265,68 @@ class Proposer(BaseSampler):
 
     # The proposal.
 
-    def _made(
-        self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial], sampler: BaseSampler
-    ) -> tuple[dict[str, Any], _Notes]:
-        """A proposal from trials as they were, and what the sampler noted of it."""
-        blank = create_trial(state=TrialState.RUNNING)
-        blank.number = number
-        notes = _Notes()
-        return self._propose(_View(study, [*self._known, *trials], notes), blank, sampler, {}), notes
+    def _make(
+        self,
+        study: optuna.Study,
+        ahead: Mapping[int, Future[tuple[dict[str, Any], _Notes]]],
+        samplers: Sequence[BaseSampler],
+        trials: list[FrozenTrial],
+    ) -> None:
+        """Proposals from trials as they were, and what the samplers noted of them; after one that fails, none."""
+        beside = set[str]()
+        took_s = 0.0
+        for (number, proposal), sampler in zip(ahead.items(), samplers, strict=True):
+            # Few but the first are ever taken: they leave as much of a core as they take, until one is asked for.
+            self._wanted.wait(took_s)
+            if not proposal.set_running_or_notify_cancel():
+                return
+            began_s, notes = time.monotonic(), _Notes()
+            view = _View(study, [*self._known, *trials], notes)
+            try:
+                params = self._propose(view, self.begun(number, {}), sampler, {}, beside)
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, whoever asks for the proposal is told
+                for later in ahead.values():
+                    later.cancel()
+                proposal.set_exception(exc)
+                return
+            trials.append(self.begun(number, params))
+            beside.add(_key(params))
+            took_s = time.monotonic() - began_s
+            self._wanted.clear()
+            proposal.set_result((params, notes))
 
     def _propose(
-        self, study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, fixed: Mapping[str, Any]
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        sampler: BaseSampler,
+        fixed: Mapping[str, Any],
+        beside: Collection[str] = (),
     ) -> dict[str, Any]:
-        """The configuration for a trial, given a study as the sampler is to see it, and what is on record of it."""
+        """The configuration for a trial, given a study as the sampler is to see it, and what is on record of it.
+
+        None of those `beside` it, which were proposed for trials before it that have not begun.
+        """
         point = self._points[trial.number] if trial.number < len(self._points) else {}
         if self._search.sampler == "grid":
             return next(self._left({**point, **fixed}), None) or next(self._left(fixed), dict(fixed))
         params: dict[str, Any] = {}
         for _ in range(ATTEMPTS):
             params = self._draw(study, trial, sampler, point)
-            if self._is_new(params):
+            if self._is_new(params, beside):
                 return params
-        return self._at_random(trial, fixed, params)
+        return self._at_random(trial, fixed, params, beside)
 
-    def _at_random(self, trial: FrozenTrial, fixed: Mapping[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    def _at_random(
+        self, trial: FrozenTrial, fixed: Mapping[str, Any], params: dict[str, Any], beside: Collection[str] = ()
+    ) -> dict[str, Any]:
         """A configuration that is new; `params`, or any, where there is none."""
         rng = random.Random(trial_seed(self._search.seed or 0, -1 - trial.number))
         for _ in range(RANDOM_ATTEMPTS):
             drawn = self._space.sample(rng, fixed)
-            if self._is_new(drawn):
+            if self._is_new(drawn, beside):
                 return drawn
-        return params or drawn if self._space.endless else next(self._left(fixed), params or drawn)
+        return params or drawn if self._space.endless else next(self._left(fixed, beside), params or drawn)
 
     def _draw(
         self, study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, point: Mapping[str, Any]
@@ -316,16 +376,22 @@ class Proposer(BaseSampler):
             return 0.0
         return COST_EXPONENT * max(0.0, 1 - (number + 1) / self._trials) ** 2
 
-    def _is_new(self, params: Mapping[str, Any]) -> bool:
+    def _is_new(self, params: Mapping[str, Any], beside: Collection[str]) -> bool:
         """Whether a configuration is one of the space, and not run yet."""
-        return (self._search.duplicates or _key(params) not in self._seen) and not self._space.problems_with(params)
+        is_new = self._search.duplicates or self._is_unseen(params, beside)
+        return is_new and not self._space.problems_with(params)
 
-    def _left(self, fixed: Mapping[str, Any] = MappingProxyType({})) -> Iterator[dict[str, Any]]:
+    def _is_unseen(self, params: Mapping[str, Any], beside: Collection[str]) -> bool:
+        return (key := _key(params)) not in self._seen and key not in beside
+
+    def _left(
+        self, fixed: Mapping[str, Any] = MappingProxyType({}), beside: Collection[str] = ()
+    ) -> Iterator[dict[str, Any]]:
         """The configurations of a finite space that were not proposed yet, those that agree with `fixed`."""
         return (
             point
             for point in self._space.grid()
-            if _key(point) not in self._seen and all(point.get(name) == value for name, value in fixed.items())
+            if self._is_unseen(point, beside) and all(point.get(name) == value for name, value in fixed.items())
         )
 
     def view(self, study: optuna.Study) -> optuna.Study:

@@ -257,7 +257,7 @@ class Sweep:
             return None if best is None else self._job(self.ledger.repeat(best))
         if not self.ledger.ready:
             return None
-        record = self.ledger.ask()
+        record = self.ledger.ask(free=max(0, min(self.concurrency, len(self._slots)) - len(self._live) - 1))
         self.scheduler.begin(record.number, record.proposed)
         return self._job(record)
 

@@ -46,17 +46,17 @@ class Search:
         """A trial begins, goes on or reports; whether there was anything left to do."""
         paused = self._scheduler.paused
         running = [each for each in self._ledger.records if each.state == "RUNNING" and each.number not in paused]
-        if len(running) < AT_ONCE and self._begin():
+        told = sum(len(record.curve) for record in self._ledger.records)
+        if len(running) < AT_ONCE - told % 2 and self._begin(AT_ONCE - len(running) - 1):  # now and then two are free
             return True
         if not running:
             return False
-        told = sum(len(record.curve) for record in self._ledger.records)
         record = random.Random(f"{self._seed}/{told}").choice(running)
         self._report(record.number, max(record.curve, default=0) + 1, record.params)
         self._drop()
         return True
 
-    def _begin(self) -> bool:
+    def _begin(self, free: int) -> bool:
         more = len(self._ledger.records) < TRIALS
         if not more:
             self._scheduler.close()
@@ -66,7 +66,7 @@ class Search:
             self._ledger.go_on(ready[0], change)
             self._scheduler.resumed(ready[0], change)
         elif more:
-            record = self._ledger.ask()
+            record = self._ledger.ask(free=free)
             self._scheduler.begin(record.number, record.proposed)
         return more or bool(ready)
 

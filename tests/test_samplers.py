@@ -197,7 +197,7 @@ def test_repetitions_are_no_proposals_those_after_them_are_made_ahead_as_well(tm
     for _ in range(3):
         sweep.ledger.ask()
         ahead.append(list(sweep.ledger._proposer._ahead))
-    assert ahead == [[6], [7], [8], []]
+    assert ahead == [[6], [7, 8], [8], []]
     assert (sweep.ledger.proposed, len(sweep.ledger.records)) == (7, 9)
 
 
@@ -231,6 +231,54 @@ def test_a_proposal_is_made_while_trials_run_from_what_was_known_when_the_last_o
     assert thread.startswith("proposal")
     assert others == known
     assert known[12] == ("RUNNING", 0)
+
+
+@pytest.mark.parametrize("sampler", LEARNING)
+def test_slots_that_are_free_together_wait_no_longer_than_one(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proposals for them are made ahead one after the other, each with those before it for running."""
+    sweep = Sweep(make_spec(sampler, NUMERIC), tmp_path)
+    sweep.run(13)
+    draw, seen = Proposer._draw, dict[int, list[tuple[str, int]]]()
+
+    def watched(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
+        others = [(each.state.name, len(each.intermediate_values)) for each in study.get_trials() if each != trial]
+        seen.setdefault(trial.number, others)
+        return draw(self, study, trial, *rest)
+
+    def until_ready(number: int) -> None:
+        until = time.monotonic() + 120
+        while not sweep.ledger._proposer.is_ready(number):
+            assert time.monotonic() < until
+
+    monkeypatch.setattr(Proposer, "_draw", watched)
+    sweep.ledger.ask()
+    known = [(record.state, len(record.curve)) for record in sweep.ledger.records]
+    until_ready(15)
+    sweep.end(11)
+    sweep.end(12)
+    sweep.ledger.ask(free=1)
+    assert sweep.ledger._proposer.is_ready(15)
+    sweep.ledger.ask()
+    assert [seen.pop(14), seen.pop(15)] == [known, [*known, ("RUNNING", 0)]]
+    known = [(record.state, len(record.curve)) for record in sweep.ledger.records]
+    until_ready(17)
+    assert set(seen) == {16, 17}
+    assert seen[16] == known
+    assert known[11][0] == "COMPLETE"
+
+    # A slot that seems to be free and never is: what the first of those trials comes to is known all the same.
+    sweep.ledger.ask(free=1)
+    sweep.ledger.ask(free=1)
+    sweep.end(16)
+    known = [(record.state, len(record.curve)) for record in sweep.ledger.records]
+    until_ready(18)
+    assert seen[18] == [*seen[16], *2 * [("RUNNING", 0)]]
+    sweep.ledger.ask(free=1)
+    until_ready(19)
+    assert seen[19] == [*known, ("RUNNING", 0)]
+    assert sweep.ledger.troubles() == []
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
