@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,13 @@ class Constraint:
         if self._problem is not None or self._tree is None:
             return [self._problem or ""]
         if unknown := [name for name in sorted(self.names) if name not in parameters]:
-            return [f"is on {name!r}, which is no parameter; {hint(name, list(parameters))}" for name in unknown]
+            options = {value for each in parameters.values() if each.kind == "choice" for value in each.values()
+                       if isinstance(value, str)}  # fmt: skip
+            return [
+                f"is on {name!r}, which is no parameter; "
+                + (f"text is written as '{name}', with quotes" if name in options else hint(name, list(parameters)))
+                for name in unknown
+            ]
         if not self.names:
             return ["is on no parameter; name one, or drop it"]
         return list(_misuses(self._tree, parameters))
@@ -147,6 +154,8 @@ def _parse(text: object) -> tuple[ast.expr | None, str | None]:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
+        if re.search(r"[^<>=!]=[^=]", text):
+            return None, "has '=', which compares nothing; write '=='"
         return None, f"is no expression ({getattr(exc, 'msg', exc)}); write one such as 'lr * batch_size <= 1'"
     return (tree, None) if (problem := _forbidden_condition(tree)) is None else (None, problem)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,17 @@ from orchestrator.axes import axes_of
 from orchestrator.costs import EPOCH_S, log_costs
 from orchestrator.distributions import chosen_for
 from orchestrator.space import Space
-from orchestrator.surrogate import Points, Settings, Surrogate, believed_distances
+from orchestrator.surrogate import Points, Settings, Surrogate, prior_distances
 
 Array = NDArray[np.float64]
 
-STARTUP, APART_OF = 8, 32
-"""Trials that have reported before there is something to learn from; until then, of so many places drawn at random, the
-one is proposed that is furthest from all trials (Mitchell's best candidate, 1991, doi:10.1145/122718.122736). The more
-there were to choose from, the more trials would be at the edges of the space."""
+STARTUP = 8
+"""Trials that have reported before there is something to learn from."""
+
+STARTUP_CANDIDATES = 32
+"""Until then, of so many places drawn at random, the one is proposed that is furthest from all trials: Mitchell's best
+candidate (1991, doi:10.1145/122718.122736), but of as many each time. The more there were to choose from, the more
+trials would be at the edges of the space."""
 
 LEARNED_FROM = 100
 """Trials that a proposal is made from, so that its cost does not grow with a sweep: half of them the ones that came
@@ -54,7 +58,7 @@ NEAR, STEP = 10, 0.1
 class CurveSampler(BaseSampler):
     """Proposes whole configurations of a space."""
 
-    def __init__(self, space: Space, seed: int, *, cost_exponent: float = 1.0) -> None:
+    def __init__(self, space: Space, seed: int, *, cost_exponent: float) -> None:
         """Make the sampler of one proposal.
 
         Args:
@@ -81,19 +85,16 @@ class CurveSampler(BaseSampler):
         candidates = self._candidates(ordered, others, self._axes.place(trial.params))
         if not len(candidates):
             return {}
-        if len(ordered) >= STARTUP:
-            # Threads would wait for each other, for matrices are small and machines busy, and round in another order.
-            with _libraries().limit(limits=1, user_api="blas"):
-                worth = self._promise(ordered, curves, candidates) - self._cost_exponent * self._log_costs(
-                    others, candidates
-                )
-                candidates = candidates[np.argsort(-worth, kind="stable")]
-        elif others:
-            tried = np.array([self._axes.place(each.params) for each in others])
-            nearest = believed_distances(candidates[:APART_OF], tried, self._axes.options > 0).min(axis=1)
-            candidates = np.vstack([candidates[np.argsort(-nearest, kind="stable")], candidates[APART_OF:]])
-        feasible = (params for place in candidates if self._space.is_feasible(params := self._axes.params(place)))
-        return chosen_for(next(feasible, {}))
+        # Threads would wait for each other, for matrices are small and machines busy, and round in another order.
+        with _libraries().limit(limits=1, user_api="blas"):
+            if len(ordered) >= STARTUP:
+                costs = self._cost_exponent * self._log_costs(others, candidates)
+                worth = self._promise(ordered, curves, candidates) - costs
+            else:
+                candidates = np.array([*islice(filter(self._is_feasible, candidates), STARTUP_CANDIDATES)])
+                worth = self._distance(others, candidates)
+        best_first = candidates[np.argsort(-worth, kind="stable")]
+        return chosen_for(next((self._axes.params(place) for place in best_first if self._is_feasible(place)), {}))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -117,6 +118,16 @@ class CurveSampler(BaseSampler):
         known = {axes.cells(axes.place(trial.params)).tobytes() for trial in tried}
         new = [place for place, cell in zip(places, axes.cells(places), strict=True) if cell.tobytes() not in known]
         return np.array(new).reshape(-1, len(axes))
+
+    def _is_feasible(self, place: Array) -> bool:
+        return self._space.is_feasible(self._axes.params(place))
+
+    def _distance(self, trials: Sequence[FrozenTrial], candidates: Array) -> Array:
+        """(candidates,), squared: how far each is from the trial that is nearest; 0 where there is none."""
+        if not trials or not len(candidates):
+            return np.zeros(len(candidates))
+        places = np.array([self._axes.place(trial.params) for trial in trials])
+        return np.asarray(prior_distances(candidates, places, self._axes.options > 0).min(axis=1))
 
     def _promise(self, ordered: Sequence[Curve], curves: Sequence[Curve], candidates: Array) -> Array:
         """(candidates,): the logarithm of the improvement that is expected of each."""

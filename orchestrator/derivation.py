@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.document import EXTENDS, LABELS, SECTIONS, read_entries
+from orchestrator.entry import is_entry
 from orchestrator.errors import SpaceError
 from orchestrator.naming import hint
 from orchestrator.space import Space
@@ -55,7 +56,12 @@ def derive(data: Mapping[str, Any], load: Callable[[Any], Space]) -> Space:
         SpaceError: anything is unknown, breaks a rule, or would change what it was not asked to.
     """
     known = tuple(dict.fromkeys((EXTENDS, *STEPS, *SECTIONS, *LABELS)))
-    found = [f"space: unknown key {key!r}; {hint(key, known)}" for key in data if key not in known]
+    found = [
+        f"space: unknown key {key!r}; "
+        + ("put it under 'replace', or 'parameters' if it is new" if is_entry(data[key]) else hint(key, known))
+        for key in data
+        if key not in known
+    ]
     found += [
         f"space: {key} is {data[key]!r}; write {_EXAMPLES[key]}"
         for key, kind in STEPS.items()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.entry import is_group, read_parameter
 from orchestrator.errors import SpaceError
 from orchestrator.naming import hint
-from orchestrator.parameter import Parameter, is_group, read_parameter
+from orchestrator.parameter import Parameter
 
 EXTENDS = "extends"
 # Keys that make plain data a document with sections; without one of them its keys are names.

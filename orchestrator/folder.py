@@ -607,6 +607,7 @@ def find(reference: str | None, storage: str, *, where: str) -> SweepFolder:
         storage += mark + options
     folder = SweepFolder(storage or "/", reference)
     if not folder.exists():
+        known = known or sweeps_in(folder.storage)
         there = f" there are: {', '.join(known)}" if known else f" {where} is {storage}"
         raise InputError(f"no sweep '{reference}' in {storage}{near_miss(reference, known) or ';'}{there}")
     return folder

@@ -6,6 +6,7 @@ leaves at most one unfinished line, which is cut off when the sweep is resumed; 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -147,8 +148,9 @@ class Ledger:
             settled, _ = auto.settle(spec, at_once=1)  # a sweep settles it itself, and knows how many run at once
             known = from_text(folder.read_text(folder.known)) if folder.has(folder.known) else []
             self._proposer = Proposer(
-                settled.search, self._space, points=spec.warm_start.points, known=known, trials=spec.trials
-            )
+                settled.search, self._space, points=spec.warm_start.points, known=known,
+                trials=spec.trials + len(self._records) - self.proposed,  # repetitions have numbers, too
+            )  # fmt: skip
             self._study.sampler = self._proposer
             # As many proposals are made ahead as slots were free together lately, each time one less, and two at least.
             self._spare, self._together = 2, 0
@@ -247,7 +249,7 @@ class Ledger:
         if not free:
             self._spare, self._together = max(2, self._together, self._spare - 1), 0
         if self._as_of(number) == number - 1:
-            self._known = self._study.get_trials(deepcopy=False)
+            self._known = [_still(trial) for trial in self._study.get_trials(deepcopy=False)]
             self._prepare(number, self._spare)
         elif not self._proposer.is_ahead(number):
             self._prepare(number, free)
@@ -493,6 +495,15 @@ class Ledger:
             outcome=ending.get("outcome", "running"),
             measured=attributes.get("measured", {}),
         )
+
+
+def _still(trial: FrozenTrial) -> FrozenTrial:
+    """A trial as it is now: `optuna.Trial.set_user_attr` changes the very objects that were given out."""
+    if trial.state is not TrialState.RUNNING:
+        return trial
+    still = copy.copy(trial)
+    still.user_attrs = dict(trial.user_attrs)
+    return still
 
 
 class _Journal(JournalFileBackend):

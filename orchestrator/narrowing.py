@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from orchestrator.naming import hint
-from orchestrator.parameter import UNSET, Choice, Parameter, read_parameter
+from orchestrator.entry import key_hint, read_parameter
+from orchestrator.parameter import UNSET, Choice, Parameter
 
 
 def narrowed_by(parameter: Parameter, change: Any) -> tuple[Parameter, list[str]]:
@@ -25,7 +25,7 @@ def narrowed_by(parameter: Parameter, change: Any) -> tuple[Parameter, list[str]
     elif isinstance(change, Mapping):
         names = [each.name for each in fields(parameter) if each.name != "when"]
         if wrong := [key for key in change if key not in names]:
-            return parameter, [f"has no {key!r} to narrow; {hint(key, names)}" for key in wrong]
+            return parameter, [f"has no {key!r} to narrow; {key_hint(key, names)}" for key in wrong]
         after = _changed(parameter, change)
     else:
         return parameter, [f"is narrowed to {change!r}; give a parameter, the attributes that change, or options"]

@@ -7,12 +7,12 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, MISSING, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from enum import Enum
 from fractions import Fraction
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 
-from orchestrator.naming import hint, near_miss
+from orchestrator.naming import hint
 from orchestrator.plain import Frozen, FrozenMapping, Value, encoded, freeze, is_plain, same, settle, text, thaw
 from orchestrator.prior import RangePrior, draw_log, read_prior
 
@@ -182,7 +182,8 @@ class _Range(_Parameter):
         if not isinstance(self.log, bool):
             found.append(f"has log {self.log!r}, which is neither true nor false; write one of them")
         if self.prior is not None and not isinstance(self.prior, RangePrior):
-            found.append(f"has prior {self.prior!r}; write {{centre: 0.1, spread: 0.05}}, {{alpha: 2, beta: 5}} or log")
+            bell = "{centre: 0.01, spread: 3} (a factor)" if self.log else "{centre: 0.1, spread: 0.05}"
+            found.append(f"has prior {thaw(self.prior)!r}; write {bell}, {{alpha: 2, beta: 5}} or log")
         return found or self._contradictions()
 
     def _contradictions(self) -> list[str]:
@@ -559,50 +560,6 @@ class Fixed(_Parameter):
 
 
 Parameter: TypeAlias = Float | Int | Choice | Fixed
-
-_KINDS: dict[str, type[Float] | type[Int] | type[Choice] | type[Fixed]] = {
-    each.kind: each for each in (Float, Int, Choice, Fixed)
-}
-# A key that says by itself of which type an entry is.
-_TELLING = {"options": Choice.kind, "value": Fixed.kind}
-# The keys of W&B's sweep files that mean one of ours.
-_WANDBS = {"min": "'low'", "max": "'high'", "values": "'options'"}
-_WANDBS["distribution"] = f"'type', one of {', '.join(_KINDS)}, with 'log: true' where it is on a log scale"
-
-
-def is_group(entry: object) -> bool:
-    """Whether plain data is a group of entries rather than one: its values are mappings, all of them."""
-    if not isinstance(entry, Mapping) or not entry or entry.keys() & _TELLING.keys():
-        return False
-    return all(isinstance(each, Mapping) for each in entry.values())
-
-
-def read_parameter(entry: object) -> tuple[Parameter | None, list[str]]:
-    """The parameter that `entry` writes down, None if it cannot be made, and the mistakes in its keys as phrases."""
-    example = "write one such as {type: float, low: 0.0, high: 1.0}"
-    if not isinstance(entry, Mapping):
-        return None, [f"is {entry!r}, which is not a mapping; {example}"]
-    kind = entry.get("type", next((kind for key, kind in _TELLING.items() if key in entry), None))
-    if kind is None:
-        telling = ["type", *_TELLING]
-        missed = {key: near_miss(str(key), telling) for key in entry if key not in _WANDBS}
-        phrases = [f"has a key {key!r}, as W&B has it; here it is {_WANDBS[key]}" for key in entry if key in _WANDBS]
-        phrases += [f"has a key {key!r}{meant}" for key, meant in missed.items() if meant]
-        if not any(missed.values()) and not entry.keys() & {"values", "distribution"}:
-            phrases.append(f"has no type; add one of {', '.join(_KINDS)}")
-        return None, phrases
-    if not isinstance(kind, str) or kind not in _KINDS:
-        return None, [f"has type {kind!r}, which there is none of; {hint(kind, _KINDS)}"]
-    required = {field.name: field.default is MISSING for field in fields(_KINDS[kind])}
-    given = {key: value for key, value in entry.items() if key in required}
-    missing = [key for key in required if required[key] and key not in given]
-    phrases = [
-        f"has a key {key!r}, which a parameter of type {kind} does not take; {hint(key, list(required))}"
-        for key in entry
-        if key != "type" and key not in required
-    ]
-    phrases += [f"has no {key}, which a parameter of type {kind} needs; add it" for key in missing]
-    return (None if missing else _KINDS[kind](**given)), phrases
 
 
 def condition_text(parameter: Parameter) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
+
+import yaml
 
 Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"] | None
 """What a parameter can be in one configuration."""
@@ -83,6 +86,11 @@ def encoded(value: Frozen) -> bool | int | float | str | None:
 def text(value: Frozen) -> str:
     """A value as a person writes it: 0 for 0.0."""
     return str(thaw(value)).removesuffix(".0") if isinstance(value, float) else str(thaw(value))
+
+
+def one_line(data: Mapping[str, Any] | list[Any]) -> str:
+    """Plain data as a line of YAML."""
+    return str(yaml.safe_dump(data, default_flow_style=True, sort_keys=False, width=sys.maxsize)).strip()
 
 
 def settle(frozen: object, **attributes: object) -> None:

@@ -33,12 +33,12 @@ from orchestrator.spec import Search
 
 # Samples that may repeat a configuration, or break a constraint of the space, before points are drawn at random.
 ATTEMPTS = 16
-# Trials before a sampler has enough to learn from, which are drawn by the space's priors; as Optuna's samplers have it.
-STARTUP = 10
+# Trials that end before what was learned counts rather than the space's priors; as many as Optuna's samplers want.
+PRIOR_TRIALS = 10
 # Points drawn at random before what is left of a finite space is looked through.
 RANDOM_ATTEMPTS = 256
-# How much the seconds of an epoch count at first: once because others cannot train meanwhile, as in Snoek et al. (2012,
-# arXiv:1206.2944), and once more because what a trial finds is there so much later.
+# How much the seconds of an epoch count at first. With 1 it is improvement per second (Snoek et al., 2012,
+# arXiv:1206.2944); with 2 searches were faster, on four tasks (docs/design.md): what is expensive is known later, too.
 COST_EXPONENT = 2
 # What a proposal in the making is waited for at a time; whoever asks in vain asks again in 0.1 s (Tune).
 MOMENT_S = 0.05
@@ -146,9 +146,9 @@ class Proposer(BaseSampler):
             points: configurations, or parts of them, to begin with, after the space's own default; what they leave
                 out is sampled.
             known: trials that were run elsewhere.
-            trials: how many the sweep proposes: the cost of an epoch counts less and less, and the last one is chosen
-                for its improvement alone. The idea is that of cost cooling (Lee et al., 2020, arXiv:2003.10870), which
-                goes by the cost that is spent.
+            trials: how many there are when all are proposed: the cost of an epoch counts less and less, and the last
+                one is chosen for its improvement alone. The idea is that of cost cooling (Lee et al., 2020,
+                arXiv:2003.10870), which goes by the cost that is spent.
         """
         self._search, self._space, self._trials = search, space, trials
         self._known = [known_trial(space, index, each) for index, each in enumerate(known)]
@@ -163,6 +163,8 @@ class Proposer(BaseSampler):
         self._troubles: list[str] = []
         self._ahead: dict[int, Future[tuple[dict[str, Any], _Notes]]] = {}
         self._wanted = threading.Event()
+        # Samplers compute by one thread, which is a setting of the process: two at once would take it from each other.
+        self._one_at_a_time = threading.Lock()
 
     def saw(self, params: Mapping[str, Any]) -> None:
         """A configuration is in the record: it is not proposed again, unless `search.duplicates` asks for it."""
@@ -312,7 +314,8 @@ class Proposer(BaseSampler):
             return next(self._left({**point, **fixed}), None) or next(self._left(fixed), dict(fixed))
         params: dict[str, Any] = {}
         for _ in range(ATTEMPTS):
-            params = self._draw(study, trial, sampler, point)
+            with self._one_at_a_time:
+                params = self._draw(study, trial, sampler, point)
             if self._is_new(params, beside):
                 return params
         return self._at_random(trial, fixed, params, beside)
@@ -358,7 +361,7 @@ class Proposer(BaseSampler):
         if not self._space.has_priors or self._search.sampler == "qmc":
             return False
         done = (TrialState.COMPLETE, TrialState.PRUNED)
-        return self._search.sampler == "random" or len(study.get_trials(deepcopy=False, states=done)) < STARTUP
+        return self._search.sampler == "random" or len(study.get_trials(deepcopy=False, states=done)) < PRIOR_TRIALS
 
     def _build(self, number: int) -> BaseSampler:
         """A fresh sampler for one proposal: what it draws depends on the trial's number, not on those before."""

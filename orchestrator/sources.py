@@ -95,6 +95,8 @@ def find(reference: str) -> Named:
     name, at, version = reference.removeprefix(f"{catalog.SPACES}.").partition("@")
     known = names()
     if name not in known:
+        if (short := name.removeprefix(f"{catalog.SPACES}/").removesuffix(".py")) in known:
+            raise SpaceError(f"no search space '{name}'; by name it is '{short}'")
         otherwise = "or give a YAML file, a URL or package.module:NAME"
         raise SpaceError(catalog.unknown("search space", name, known, otherwise))
     if not at:
@@ -109,7 +111,7 @@ def load_space(reference: str | Mapping[str, Any], *, within: tuple[str, ...] = 
     """The space of a reference, or written out in place; its origin says which it is.
 
     A reference is a name, with or without a version; the path of a YAML file; a URL of one; or `package.module:NAME`.
-    A W&B sweep's file is read as the space of its parameters.
+    A sweep's file is read as its space, also one of W&B's.
 
     Args:
         reference: what to load.
@@ -256,6 +258,9 @@ def _module(name: str, path: Path) -> Any:
 
 
 def _of_module(reference: str) -> Space:
+    name, _, version = reference.partition(":")
+    if version.isdecimal() and name in names():
+        raise SpaceError(f"'{reference}' is no search space; a version is written with an at sign: {name}@{version}")
     if problem := catalog.problem_with_object(reference):
         raise SpaceError(problem)
     return _as_space(catalog.load_object(reference), reference)
@@ -275,6 +280,10 @@ def _is_elsewhere(reference: str) -> bool:
 def _of_data(data: Any, where: str, within: tuple[str, ...]) -> Space:
     if not isinstance(data, Mapping):
         raise SpaceError(f"{where} holds {type(data).__name__}; a search space is a mapping from name to parameter")
+    if "trainable" in data and isinstance(data.get("space"), str | Mapping):  # a sweep's file
+        return load_space(data["space"], within=within)
+    if problem := wandb_yaml.flaw(data):
+        raise SpaceError(f"space: {problem}")
     if wandb_yaml.is_sweep(data):
         return wandb_yaml.from_wandb(data["parameters"])
     if EXTENDS in data:
@@ -284,6 +293,8 @@ def _of_data(data: Any, where: str, within: tuple[str, ...]) -> Space:
 
 def _read_file(path: Path) -> Any:
     if not path.is_file():
+        if path.with_suffix("").as_posix() in names():
+            raise SpaceError(f"no search space file '{path}'; by name it is '{path.with_suffix('').as_posix()}'")
         there = {file.stem: file for file in path.parent.glob("*.y*ml")}
         close = closest(path.stem, there)
         raise SpaceError(

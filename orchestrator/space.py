@@ -31,7 +31,7 @@ from typing import Any, Self, cast
 from orchestrator.constraint import Constraint, as_constraint
 from orchestrator.document import SECTIONS, flatten, not_a_mapping, read_entry, sections
 from orchestrator.errors import SpaceError
-from orchestrator.naming import hint
+from orchestrator.naming import hint, near_miss
 from orchestrator.narrowing import narrowed_by
 from orchestrator.parameter import UNSET, Choice, Fixed, Float, Int, Parameter, condition_text, describe
 from orchestrator.plain import settle
@@ -126,8 +126,10 @@ class Space(Mapping[str, Parameter]):
         entries, clashes = flatten(given)
         read = {name: read_entry(entry) for name, entry in entries.items()}
         found += clashes
-        found += [f"space: {name!r} {phrase}" for name, (_, phrases) in read.items() for phrase in phrases]
         parameters = {name: parameter for name, (parameter, _) in read.items() if parameter is not None}
+        for name, (parameter, phrases) in read.items():
+            meant = near_miss(name, [*parameters, *SECTIONS]) if parameter is None else ""
+            found += [f"space: {name!r} {phrase}{meant if phrase is phrases[-1] else ''}" for phrase in phrases]
         if found:
             unread = [name for name in read if name not in parameters]
             flat, _, wrong = expand(parameters)

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -32,6 +32,7 @@ from orchestrator.naming import (
     sweep_name,
 )
 from orchestrator.parameter import Float, Int
+from orchestrator.plain import one_line
 from orchestrator.space import Space
 from orchestrator.trainable import TrainFunction
 
@@ -465,6 +466,18 @@ UNUSUAL = {
 OPPOSITE = {"neg", "negative", "improvement", "reduction", "drop", "gap"}
 
 
+# What W&B, Optuna and Ray Tune call what is said here in another way.
+ALSO_CALLED = {
+    "method": "search.sampler",
+    "mode": "goal",
+    "direction": "goal",
+    "run_cap": "budget.trials",
+    "n_trials": "budget.trials",
+    "num_samples": "budget.trials",
+    "parameters": "space",
+    "early_terminate": "schedule",
+    "program": "trainable",
+}
 # Sections whose keys are names of the user's own, which may hold dots: `params.optimizer.lr=0.1`.
 FREE_NAMES = ("params", "init_args", "filters")
 
@@ -489,6 +502,8 @@ def read(reference: str | None, overrides: Sequence[str] = (), note: Callable[[s
         raise SpecError(f"{path} holds {catalog.kind_of(data)}; a sweep is a mapping of keys such as 'trainable'")
     if "provider" in data and "available_node_types" in data:
         raise SpecError(f"{path} is a file for `ray up`, not a sweep's; write cluster={path}")
+    if problem := wandb_yaml.flaw(data):
+        raise SpecError(f"{path}: {problem}")
     if wandb_yaml.is_sweep(data):
         data, notes = wandb_yaml.to_spec(data)
         for text in notes:
@@ -636,22 +651,35 @@ def _remedy(space: str, path: Sequence[str], text: str) -> str:
     known, name = _searched(space), ".".join(path)
     group, _, last = name.rpartition(".")
     if name in known or (group in known and last in ATTRIBUTES):
-        return f", e.g. {_narrower(space, path, text)}"
+        return _narrower(space, path, text)
     if group in known:
         return near_miss(last, ATTRIBUTES)
     return near_miss(group if last in ATTRIBUTES else name, known)
 
 
-def _narrower(space: object, path: Sequence[str], text: str) -> str:
-    """The override that leaves a named space a parameter's one value, some of its options, or a smaller range."""
-    *name, last = path
-    if last in ATTRIBUTES and name:
-        change = f"narrow: {{{'.'.join(name)}: {{{last}: {text}}}}}"
-    elif text.startswith("["):
-        change = f"narrow: {{{'.'.join(path)}: {text}}}"
+def _narrower(space: str, path: Sequence[str], text: str) -> str:
+    """The override that leaves a named space a parameter's one value, some of its options, or another range.
+
+    Where there is none that the space would take, why.
+    """
+    *parents, last = path
+    searched, parameter, name, value = _searched(space), ".".join(parents), ".".join(path), yaml.safe_load(text)
+    if last in ATTRIBUTES and isinstance(searched, Space) and parameter in searched:
+        whole = one_line(searched[parameter].to_data() | {last: value})
+        changes = [f"narrow: {{{parameter}: {{{last}: {text}}}}}", f"replace: {{{parameter}: {whole}}}"]
+    elif isinstance(value, Mapping):
+        changes = [f"{verb}: {{{name}: {text}}}" for verb in ("narrow", "replace")]
     else:
-        change = f"fix: {{{'.'.join(path)}: {text}}}"
-    return shlex.quote(f"space={{extends: {space}, {change}}}")
+        changes = [f"{'narrow' if isinstance(value, list) else 'fix'}: {{{name}: {text}}}"]
+    for change in changes:
+        derived = f"{{extends: {space}, {change}}}"
+        try:
+            sources.load_space(catalog.parse_yaml(derived, "the space"))
+        except InputError as exc:
+            problem = exc.problems[0]
+        else:
+            return f", e.g. {shlex.quote(f'space={derived}')}"
+    return f"; but {problem.removeprefix('space: ')}"
 
 
 def _is_other_branch(error: Any, data: Mapping[str, Any]) -> bool:
@@ -684,9 +712,10 @@ def _sentence(error: Any, data: Mapping[str, Any]) -> str:
         case "extra_forbidden":
             known = _keys_at(place[:-1])
             where = f"in '{'.'.join(place[:-1])}'" if place[:-1] else "at the top level"
-            hint = near_miss(place[-1], known) or _elsewhere(place[-1]) or ";"
+            hint = _meant(place, known)
             if not place[:-1] and isinstance(data.get("space"), str) and key in _searched(data["space"]):
-                hint = f"; a hyperparameter of the space is fixed by {_narrower(data['space'], [key], str(value))};"
+                text = one_line(value) if isinstance(value, Mapping | list) else str(value)
+                hint = f"; a hyperparameter of the space is changed there{_narrower(data['space'], [key], text)};"
             return f"unknown key '{key}'{hint} keys {where}: {', '.join(known)}"
         case "invalid_key":
             return f"unknown key {error['input']!r}; keys are text"
@@ -694,7 +723,9 @@ def _sentence(error: Any, data: Mapping[str, Any]) -> str:
             return f"'{key}' is required; write it in the sweep's file or as {key}=..."
         case "literal_error":
             known = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-            return f"{key} is {value!r}{near_miss(str(value), known) or ';'} it is one of {', '.join(known)}"
+            called = wandb_yaml.METHODS.get(str(value)) if key == "search.sampler" else None
+            near = f"; did you mean '{called}'?" if called else near_miss(str(value), known)
+            return f"{key} is {value!r}{near or ';'} it is one of {', '.join(known)}"
         case "value_error":
             return f"{key} is {value!r}; {error['ctx']['error']}"
         case "string_pattern_mismatch" if place[-1] == "registry":
@@ -705,11 +736,22 @@ def _sentence(error: Any, data: Mapping[str, Any]) -> str:
             of_whom = "ENTITY/PROJECT or " if place[-1] == "runs" else ""
             return f"{key} is {value!r}; write {of_whom}PROJECT, a name without any of / \\ # ? % :"
         case "model_type" | "model_attributes_type":
-            return f"{key} is {value!r}; it is a section, with the keys {', '.join(_keys_at(place))}"
+            near = next((f"; did you mean {key}.{each}={value}?" for each in _keys_for(place, value)), ";")
+            return f"{key} is {value!r}{near} it is a section, with the keys {', '.join(_keys_at(place))}"
         case kind if kind in NUMBER_RULES:
             return f"{key} is {value!r}; {NUMBER_RULES[kind].format(**error.get('ctx', {}))}"
         case _:
             return f"{key} is {value!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _meant(place: Sequence[str], known: Sequence[str]) -> str:
+    """`; did you mean 'goal'?` of a key that there is none of among those known in its place, else `;`."""
+    key = ".".join(place)
+    called = ALSO_CALLED.get(key)
+    if called is None and (near := near_miss(place[-1], known)):
+        return near
+    called = called or ALSO_CALLED.get(closest(key, ALSO_CALLED) or "")
+    return f"; did you mean '{called}'?" if called else _elsewhere(place[-1]) or ";"
 
 
 def _elsewhere(name: str) -> str:
@@ -735,6 +777,15 @@ def _keys_at(place: Sequence[str]) -> list[str]:
         annotation = model.model_fields[part].annotation
         model = annotation if _is_section(annotation) else ClassPath
     return list(model.model_fields)
+
+
+def _keys_for(place: Sequence[str], value: object) -> Iterator[str]:
+    """The keys of a section at the top level for which a word is one of those that they can be."""
+    section = Spec.model_fields[place[0]].annotation
+    if len(place) == 1 and _is_section(section):
+        for key, field in section.model_fields.items():
+            if get_origin(field.annotation) is Literal and value in get_args(field.annotation):
+                yield key
 
 
 def _problems_with_names(data: Mapping[str, Any]) -> Iterator[str]:

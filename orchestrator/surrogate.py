@@ -96,13 +96,13 @@ class Apart:
         """(n, m): 1 where both are on one curve."""
 
 
-def believed_distances(some: Array, others: Array, choices: NDArray[np.bool_]) -> Array:
-    """(n, m), squared: how far places, (n, axes), are from others, (m, axes), by the relevances that axes are believed
-    to have before there are values."""
-    return np.asarray(np.tensordot(_believed_relevances(choices), _distances(some, others, choices), 1))
+def prior_distances(some: Array, others: Array, choices: NDArray[np.bool_]) -> Array:
+    """(n, m), squared: how far places, (n, axes), are from others, (m, axes), by the relevances that axes have before
+    there are values: the modes of their priors."""
+    return np.asarray(np.tensordot(_prior_relevances(choices), _distances(some, others, choices), 1))
 
 
-def _believed_relevances(choices: NDArray[np.bool_]) -> Array:
+def _prior_relevances(choices: NDArray[np.bool_]) -> Array:
     return np.where(choices, RELEVANCE_OF_CHOICES, RELEVANCE_OF_RANGES)
 
 
@@ -128,7 +128,7 @@ class Settings:
     @classmethod
     def most_probable(cls, points: Points, values: Array, choices: NDArray[np.bool_]) -> Settings:
         """Those that values, about normal with variance 1, speak for."""
-        believed = np.concatenate([np.log(_believed_relevances(choices)), SETTINGS])
+        believed = np.concatenate([np.log(_prior_relevances(choices)), SETTINGS])
         sure = np.concatenate([np.ones(len(choices)), np.full(len(SETTINGS), SPREAD)])
         apart, centred = Apart(points, points, choices), values - values.mean()
 

@@ -29,6 +29,8 @@ SPACES = {
     "soundness",
     "subspace",
     "space",
+    "entry",
+    "wandb_distributions",
     "wandb_yaml",
     "derivation",
     "comparison",

@@ -206,6 +206,7 @@ class TestBest:
         (["name=x"], "name {} small"),
         (["storage=/x"], "storage {} {storage}"),
         (["space=digits"], "space {}"),
+        (["space.lr.high=0.2"], "space {}"),
         (["goal=minimize"], "goal {} maximize"),
         (["metric=x"], "metric {} val/accuracy"),
         (["objectives={latency_ms: minimize}", "schedule.scheduler=none"], "objectives {}"),
@@ -380,6 +381,9 @@ def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
         0,
         "valid: digits, maximize val/accuracy over lr\nthe cluster and W&B were not asked: `preflight` does\n",
     )
+    code, _, err = run(capsys, "validate", "warm_start.sweeps=[nowhere]")
+    assert code == 2
+    assert err.startswith("error: warm_start.sweeps: no sweep 'nowhere' in ")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ def test_violations(text, params, violation):
         ("", "is no text; write one such as 'lr * batch_size <= 1'"),
         (3, "is no text; write one such as 'lr * batch_size <= 1'"),
         ("lr <=", "is no expression (invalid syntax); write one such as 'lr * batch_size <= 1'"),
+        ("lr = 1", "has '=', which compares nothing; write '=='"),
+        ("norm == batch", "is on 'batch', which is no parameter; text is written as 'batch', with quotes"),
         ("lr", "compares nothing in 'lr'; write one such as 'lr * batch_size <= 1'"),
         ("lr <= 1 and depth", "compares nothing in 'depth'; write one such as 'lr * batch_size <= 1'"),
         ("lr is 1", "compares in a way that is not allowed, 'lr is 1'; use < <= == != > >= or in"),

@@ -19,7 +19,7 @@ from orchestrator.costs import EPOCH_S
 from orchestrator.curves import Curve, CurveSampler, log_expected_improvement, scores
 from orchestrator.distributions import chosen_for, distribution
 from orchestrator.space import Space
-from orchestrator.surrogate import Apart, Points, Settings, Surrogate, believed_distances
+from orchestrator.surrogate import Apart, Points, Settings, Surrogate, prior_distances
 
 SPACE = Space.from_data(
     {
@@ -64,9 +64,10 @@ def a_study(trials: int, sign: float = 1.0, **changes: Any) -> optuna.Study:
     return study
 
 
-def proposed(study: optuna.Study, seed: int = 0) -> dict[str, Any]:
-    trial = study.ask()
-    return CurveSampler(SPACE, seed).sample_relative(study, study.get_trials(deepcopy=False)[trial.number], {})
+def proposed(study: optuna.Study, seed: int = 0, space: Space = SPACE) -> dict[str, Any]:
+    trial = create_trial(state=TrialState.RUNNING)
+    trial.number = len(study.trials)
+    return CurveSampler(space, seed, cost_exponent=0).sample_relative(study, trial, {})
 
 
 def test_what_was_tried_is_not_tried_again_a_hair_beside_it() -> None:
@@ -74,7 +75,9 @@ def test_what_was_tried_is_not_tried_again_a_hair_beside_it() -> None:
     study, wanted = optuna.create_study(), {name: distribution(parameter) for name, parameter in space.items()}
     for number in range(30):
         trial = study.ask()
-        chosen = CurveSampler(space, number).sample_relative(study, study.get_trials(deepcopy=False)[-1], {})
+        chosen = CurveSampler(space, number, cost_exponent=0).sample_relative(
+            study, study.get_trials(deepcopy=False)[-1], {}
+        )
         study.tell(trial, state=TrialState.FAIL)  # parameters cannot be put into it
         value = chosen["x"] + chosen["n"]  # best in a corner
         study.add_trial(create_trial(params=chosen, distributions=wanted, value=value, intermediate_values={1: value}))
@@ -83,28 +86,39 @@ def test_what_was_tried_is_not_tried_again_a_hair_beside_it() -> None:
     assert sum(params["n"] == 1 and params["x"] < 0.1 for params in tried) > 1  # though that is where it looks
 
 
+def begun_together(space: Space, seed: int) -> np.ndarray[Any, Any]:
+    """(8, axes): the places of a sweep's first trials, before any has reported."""
+    study = optuna.create_study()
+    for number in range(8):
+        params = proposed(study, 8 * seed + number, space)
+        kinds = {name: distribution(space[name]) for name in params}
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=kinds))
+    return np.array([Axes(space).place(trial.params) for trial in study.get_trials(deepcopy=False)])
+
+
+def nearest(places: np.ndarray[Any, Any], choices: np.ndarray[Any, Any]) -> float:
+    apart = prior_distances(places, places, choices)
+    np.fill_diagonal(apart, np.inf)
+    return float(apart.min())
+
+
 def test_what_begins_together_is_far_apart_and_not_all_at_the_edges() -> None:
-    axes, wanted = Axes(SPACE), {name: distribution(parameter) for name, parameter in SPACE.items()}
-
-    def begun(seed: int) -> np.ndarray[Any, Any]:
-        study = optuna.create_study()
-        for number in range(8):
-            params = proposed(study, 8 * seed + number)
-            study.tell(2 * number, state=TrialState.FAIL)  # parameters cannot be put into it
-            kinds = {name: wanted[name] for name in params}
-            study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=kinds))
-        return np.array([axes.place(trial.params) for trial in study.get_trials(deepcopy=False)[1::2]])
-
-    def nearest(places: np.ndarray[Any, Any]) -> float:
-        apart = believed_distances(places, places, CHOICES)
-        np.fill_diagonal(apart, np.inf)
-        return float(apart.min())
-
-    sweeps, rng = [begun(seed) for seed in range(10)], np.random.default_rng(0)
-    drawn = [nearest(axes.settle(axes.uniform(rng, 8))) for _ in sweeps]
-    assert np.median([nearest(places) for places in sweeps]) > 3 * np.median(drawn)
+    axes, rng = Axes(SPACE), np.random.default_rng(0)
+    sweeps = [begun_together(SPACE, seed) for seed in range(10)]
+    drawn = [nearest(axes.settle(axes.uniform(rng, 8)), CHOICES) for _ in range(100)]
+    assert np.median([nearest(places, CHOICES) for places in sweeps]) > 3 * np.median(drawn)
     rates = np.concatenate([places[:, 0] for places in sweeps])
     assert np.mean((rates > 0.1) & (rates < 0.9)) > 0.5  # 0.8 at random, 0.4 with as many to choose from as later
+
+
+def test_of_few_that_keep_a_constraint_those_that_begin_together_are_far_apart_as_well() -> None:
+    unit = {name: {"type": "float", "low": 0, "high": 1} for name in "abc"}
+    space, ranges = Space.from_data({"parameters": unit, "constraints": ["a + b <= 0.3"]}), np.zeros(3, bool)
+    sweeps, rng = [begun_together(space, seed) for seed in range(10)], random.Random(0)
+    assert all(place[0] + place[1] <= 0.3 + 1e-9 for places in sweeps for place in places)
+    drawn = [[space.sample(rng) for _ in range(8)] for _ in range(100)]
+    at_random = [nearest(np.array([list(each.values()) for each in eight]), ranges) for eight in drawn]
+    assert np.median([nearest(places, ranges) for places in sweeps]) > 3 * np.median(at_random)
 
 
 def test_the_derivatives_are_those_of_the_likelihood() -> None:
@@ -192,9 +206,9 @@ def test_it_proposes_nothing_twice_and_nothing_where_nothing_is_left() -> None:
         study.add_trial(a_trial({1: 1.0}, state=state, params=params, distributions=kinds))
     study.ask()
     new = study.get_trials(deepcopy=False)[-1]
-    assert CurveSampler(space, 0).sample_relative(study, new, {}) == points[-1]
+    assert CurveSampler(space, 0, cost_exponent=0).sample_relative(study, new, {}) == points[-1]
     study.add_trial(a_trial({1: 1.0}, params=points[-1], distributions=kinds))
-    assert CurveSampler(space, 0).sample_relative(study, new, {}) == {}
+    assert CurveSampler(space, 0, cost_exponent=0).sample_relative(study, new, {}) == {}
 
 
 def test_of_equals_it_proposes_what_costs_less_as_far_as_cost_counts() -> None:

@@ -24,7 +24,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from orchestrator import catalog, cli, derivation, front, sources, wandb_yaml
+from orchestrator import catalog, cli, derivation, front, sources, wandb_distributions
 from orchestrator import spec as specs
 from orchestrator.space import Space
 from orchestrator.spec import ClassPath, ClassPaths, Spec
@@ -364,7 +364,7 @@ class TestSpacesPage:
 
     def test_it_names_every_distribution_and_every_shipped_space(self) -> None:
         text = text_of(self.PAGE)
-        for name in wandb_yaml.DISTRIBUTIONS:
+        for name in wandb_distributions.DISTRIBUTIONS:
             bare = name.removeprefix("q_").removesuffix("_w_probabilities")
             assert re.search(rf"\b{bare}\b", text), name
         shipped = [name for name, versions in sources.names().items()

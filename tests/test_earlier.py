@@ -157,7 +157,7 @@ class TestEarlierSweeps:
             f"warm_start.sweeps: no sweep 'acuracy' in {tmp_path}; did you mean 'accuracy'? there are: accuracy",
             "warm_start.sweeps: 'accuracy' was to maximize accuracy, and this sweep is to minimize loss; results of"
             " another metric say nothing here: take it out",
-            f"warm_start.sweeps: no sweep 'nowhere' in {tmp_path}; storage is {tmp_path}",
+            f"warm_start.sweeps: no sweep 'nowhere' in {tmp_path}; there are: accuracy",
         ]
 
     @pytest.mark.parametrize("sampler", ["curves", "tpe", "gp", "cmaes", "random"])

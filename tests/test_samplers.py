@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,14 @@ def test_what_costs_less_comes_first_unless_cost_is_not_to_count(tmp_path: Path)
     assert sum(depths[True][15:]) < sum(depths[False][15:])
 
 
-def test_the_last_trial_is_chosen_for_its_improvement_alone() -> None:
-    proposer = Proposer(Search(sampler="curves", seed=0), Space.from_data(NUMERIC), trials=4)
-    assert [proposer._cost_exponent(number) for number in range(5)] == [1.125, 0.5, 0.125, 0.0, 0.0]
+def test_cost_counts_less_and_less_and_the_last_trial_is_chosen_for_its_improvement_alone() -> None:
+    proposer = Proposer(Search(sampler="curves", seed=0), Space.from_data(NUMERIC), trials=40)
+    exponents = [proposer._cost_exponent(number) for number in range(42)]
+    assert all(later < earlier for earlier, later in pairwise(exponents[:40]))
+    assert 1.8 < exponents[0] <= 2
+    assert exponents[39:] == [0, 0, 0]
+    unaware = Proposer(Search(sampler="curves", seed=0, cost_aware=False), Space.from_data(NUMERIC), trials=40)
+    assert unaware._cost_exponent(0) == 0
 
 
 @pytest.mark.parametrize("sampler", MODELS)
@@ -279,6 +285,31 @@ def test_slots_that_are_free_together_wait_no_longer_than_one(
     until_ready(19)
     assert seen[19] == [*known, ("RUNNING", 0)]
     assert sweep.ledger.troubles() == []
+
+
+def test_one_proposal_is_computed_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of threads that computes one, and so how it is rounded, is a setting of the whole process."""
+    sweep = Sweep(make_spec("curves", NUMERIC), tmp_path)
+    sweep.run(10)
+    until_ready(sweep)
+    draw, begun, may_go_on, at_work, most = Proposer._draw, threading.Event(), threading.Event(), list[int](), 0
+
+    def slow(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
+        nonlocal most
+        at_work.append(trial.number)
+        most = max(most, len(at_work))
+        begun.set()
+        assert may_go_on.wait(60)
+        at_work.remove(trial.number)
+        return draw(self, study, trial, *rest)
+
+    monkeypatch.setattr(Proposer, "_draw", slow)
+    assert sweep.ledger._proposer.is_ahead(11)
+    assert begun.wait(60), "the next one is in the making while nobody asks for it"
+    sweep.ledger.ask()  # outdates it
+    threading.Timer(0.2, may_go_on.set).start()
+    until_ready(sweep)
+    assert (most, at_work) == (1, [])
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))

@@ -75,6 +75,9 @@ class TestNames:
         [
             ("team/nte", "no search space 'team/nte'; did you mean 'team/net'? available: "),
             ("team/net@2", "search space 'team/net' has no version '2'; available: 1, 3"),
+            ("team/net:1", "'team/net:1' is no search space; a version is written with an at sign: team/net@1"),
+            ("team/net.yaml", "no search space file 'team/net.yaml'; by name it is 'team/net'"),
+            ("search_spaces/team/net.py", "no search space 'search_spaces/team/net.py'; by name it is 'team/net'"),
             ("team/net@latest", "search space 'team/net' has no version 'latest'; available: 1, 3"),
             ("empty", "empty.py defines no 'SPACE'; did you mean 'SPAEC'?"),
             ("wrong", "wrong.py is not Python"),

@@ -500,24 +500,44 @@ class TestData:
             (None, ["is None, which is not a mapping; write one such as {type: float, low: 0.0, high: 1.0}"]),
             ({}, ["has no type; add one of float, int, choice, fixed"]),
             ({"low": 1, "high": 2}, ["has no type; add one of float, int, choice, fixed"]),
-            ({"typ": "float", "low": 1}, ["has a key 'typ'; did you mean 'type'?"]),
-            ({"optons": [1, 2]}, ["has a key 'optons'; did you mean 'options'?"]),
-            ({"values": [1, 2]}, ["has a key 'values', as W&B has it; here it is 'options'"]),
+            ({"typ": "float", "low": 1}, ["has a key 'typ', which no parameter has; did you mean 'type'?"]),
+            ({"optons": [1, 2]}, ["has a key 'optons', which no parameter has; did you mean 'options'?"]),
+            ({"choices": [1, 2]}, ["has a key 'choices', which no parameter has; did you mean 'options'?"]),
             (
-                {"distribution": "log_uniform_values", "min": 1},
+                {"lower": 1, "hi": 2, "colour": 3},
                 [
-                    "has a key 'distribution', as W&B has it; here it is 'type', one of float, int, choice, fixed, with"
-                    " 'log: true' where it is on a log scale",
-                    "has a key 'min', as W&B has it; here it is 'low'",
+                    "has a key 'lower', which no parameter has; did you mean 'low'?",
+                    "has a key 'hi', which no parameter has; did you mean 'high'?",
+                    "has a key 'colour', which no parameter has; available: 'type', 'low', 'high', 'log', 'step',"
+                    " 'default', 'prior', 'when', 'options', 'value'",
+                    "has no type; add one of float, int, choice, fixed",
                 ],
             ),
             (
-                {"min": 1, "max": 2},
+                {"distribution": "log_uniform_values", "min": 1},
                 [
-                    "has a key 'min', as W&B has it; here it is 'low'",
-                    "has a key 'max', as W&B has it; here it is 'high'",
-                    "has no type; add one of float, int, choice, fixed",
+                    "has a key 'distribution', which no parameter has; did you mean 'type'?",
+                    "has a key 'min', which no parameter has; did you mean 'low'?",
                 ],
+            ),
+            (
+                {"type": "float", "min": 0, "max": 1},
+                [
+                    "has a key 'min', which a parameter of type float does not take; did you mean 'low'?",
+                    "has a key 'max', which a parameter of type float does not take; did you mean 'high'?",
+                ],
+            ),
+            (
+                {"type": "choice", "values": [1, 2]},
+                ["has a key 'values', which a parameter of type choice does not take; did you mean 'options'?"],
+            ),
+            (
+                {"type": "loguniform", "low": 1, "high": 2},
+                ["has type 'loguniform', which there is none of; did you mean 'float' with log: true?"],
+            ),
+            (
+                {"type": "categorical", "options": [1, 2]},
+                ["has type 'categorical', which there is none of; did you mean 'choice'?"],
             ),
             ({"type": "flaot", "low": 1}, ["has type 'flaot', which there is none of; did you mean 'float'?"]),
             ({"type": ["int"]}, ["has type ['int'], which there is none of; did you mean 'int'?"]),
@@ -526,7 +546,6 @@ class TestData:
                 {"type": "int", "low": 1, "hihg": 2},
                 [
                     "has a key 'hihg', which a parameter of type int does not take; did you mean 'high'?",
-                    "has no high, which a parameter of type int needs; add it",
                 ],
             ),
             (

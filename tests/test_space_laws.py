@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import NAMES, parameters, spaces
 
-from orchestrator import distributions, wandb_yaml
+from orchestrator import distributions, wandb_distributions, wandb_yaml
 from orchestrator.errors import SpaceError
 from orchestrator.parameter import Choice, Fixed, Float, Int
 from orchestrator.prior import Beta, LogUniform, Normal
@@ -76,7 +76,7 @@ class TestRoundTrips:
 
     @given(spaces(constrained=False))
     def test_wandb(self, space: Space) -> None:
-        sayable = {name: each for name, each in space.items() if wandb_yaml.unsayable(each) is None}
+        sayable = {name: each for name, each in space.items() if wandb_distributions.unsayable(each) is None}
         bare = Space({name: _plain(each, prior=getattr(each, "prior", None)) for name, each in sayable.items()})
         assert wandb_yaml.from_wandb(json.loads(json.dumps(wandb_yaml.to_wandb(bare)))) == bare
 

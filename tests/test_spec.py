@@ -52,9 +52,13 @@ class TestKeys:
             ),
             (
                 "lr=0.1",
-                "unknown key 'lr'; a hyperparameter of the space is fixed by 'space={extends: digits, fix: {lr: 0.1}}';"
-                " keys at the top level: name,",
+                "unknown key 'lr'; a hyperparameter of the space is changed there, e.g."
+                " 'space={extends: digits, fix: {lr: 0.1}}'; keys at the top level: name,",
             ),
+            ("method=bayes", "unknown key 'method'; did you mean 'search.sampler'? keys at the top level: name,"),
+            ("mode=max", "unknown key 'mode'; did you mean 'goal'? keys at the top level: name,"),
+            ("runcap=3", "unknown key 'runcap'; did you mean 'budget.trials'? keys at the top level: name,"),
+            ("parameters={a: 1}", "unknown key 'parameters'; did you mean 'space'? keys at the top level: name,"),
             ("epochs=3", "unknown key 'epochs'; did you mean 'schedule.max_epochs'? keys at the top level: name,"),
             ("max_trials=3", "unknown key 'max_trials'; did you mean 'budget.trials'? keys at the top level: name,"),
             (
@@ -113,6 +117,8 @@ class TestValues:
             ("search.sampler=tppe",
              "search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, curves, tpe, gp, cmaes, qmc, random,"
              " grid"),
+            ("search.sampler=bayes", "search.sampler is 'bayes'; did you mean 'tpe'? it is one of auto, curves, tpe,"),
+            ("search=tpe", "search is 'tpe'; did you mean search.sampler=tpe? it is a section, with the keys sampler,"),
             ("goal=up", "goal is 'up'; it is one of maximize, minimize"),
             ("goal=max", "goal is 'max'; did you mean 'maximize'? it is one of maximize, minimize"),
             ("schedule.scheduler=ASHA",
@@ -323,8 +329,23 @@ class TestOverrides:
             ),
             (
                 "space.optimizer=adam's",
-                "space.optimizer: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
-                """ 'space={extends: digits, fix: {optimizer: adam'"'"'s}}'""",
+                "space.optimizer: 'space' is 'digits', which has no keys; override 'space' itself; but 'optimizer'"
+                """ is fixed at "adam's", which is not one of its options; did you mean 'adamw'?""",
+            ),
+            (
+                "space.lr={type: float, low: 0.1, high: 1}",
+                "override 'space' itself, e.g."
+                " 'space={extends: digits, replace: {lr: {type: float, low: 0.1, high: 1}}}'",
+            ),
+            (
+                "space.lr.high=0.5",
+                "override 'space' itself, e.g."
+                " 'space={extends: digits, replace: {lr: {type: float, low: 0.001, high: 0.5, log: true}}}'",
+            ),
+            (
+                "space.lr.low=0",
+                "override 'space' itself; but 'lr' is on a log scale, which needs a low above 0, not 0; raise low or"
+                " drop log",
             ),
         ],
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import spec as specs
-from orchestrator import wandb_yaml
+from orchestrator import wandb_distributions, wandb_yaml
 from orchestrator.errors import SpaceError, SpecError
 from orchestrator.prior import Beta, LogUniform, Normal
 from orchestrator.space import Choice, Fixed, Float, Int, Space
@@ -98,7 +98,7 @@ def test_in(entry: dict[str, Any], parameter: Any) -> None:
 def test_every_distribution_of_theirs_is_in_these_tests() -> None:
     marks = [mark for test in (test_in, test_out) for mark in test.pytestmark]  # type: ignore[attr-defined]
     entries = [each for mark in marks for case in mark.args[1] for each in case if isinstance(each, dict)]
-    assert {entry.get("distribution", "constant") for entry in entries} == set(wandb_yaml.DISTRIBUTIONS)
+    assert {entry.get("distribution", "constant") for entry in entries} == set(wandb_distributions.DISTRIBUTIONS)
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,11 @@ def test_nested_parameters_are_groups() -> None:
 
 
 def test_what_wandb_cannot_say() -> None:
-    assert wandb_yaml.unsayable(Int(1, 9, step=2)) == "steps of 2 that are counted from 1: W&B counts them from 0"
-    assert wandb_yaml.unsayable(Float(0, 1, prior=Normal(0.5, 0.1))) == "a prior on a range with these bounds"
+    unsayable = wandb_distributions.unsayable
+    assert unsayable(Int(1, 9, step=2)) == "steps of 2 that are counted from 1: W&B counts them from 0"
+    assert unsayable(Float(0, 1, prior=Normal(0.5, 0.1))) == "a prior on a range with these bounds"
     for parameter in (Int(2, 8, step=2), Float(0, 1, prior=Beta(1, 2)), Choice([1, 2], prior=[1, 2]), Fixed(1)):
-        assert wandb_yaml.unsayable(parameter) is None
+        assert unsayable(parameter) is None
 
 
 def test_bells_are_drawn_as_theirs() -> None:
@@ -245,6 +246,49 @@ class TestFiles:
         with pytest.raises(SpecError, match="hyperband needs min_iter, or max_iter and s; add them"):
             wandb_yaml.to_spec({"method": "grid", "parameters": {}, "early_terminate": {"type": "hyperband"}})
 
+    @pytest.mark.parametrize(
+        ("data", "said"),
+        [
+            ({"metod": "bayes", "parameters": {}}, "'method'; is 'metod' meant to be it?"),
+            ({"metric": {"name": "loss"}, "parameters": {}}, "'method'; add it, as in method: bayes"),
+            ({"method": "grid", "parametres": {}}, "'parameters'; is 'parametres' meant to be it?"),
+            ({"method": "grid"}, "'parameters'; add it, as in parameters: {lr: {min: 0.0, max: 1.0}}"),
+        ],
+    )
+    def test_what_was_meant_to_be_one(self, data: dict[str, Any], said: str, tmp_path: Path) -> None:
+        file = tmp_path / "sweep.yaml"
+        file.write_text(json.dumps(data))
+        with pytest.raises(SpecError, match="a W&B sweep needs " + re.escape(said)):
+            read(str(file), ["trainable=digits"])
+        with pytest.raises(SpaceError, match="a W&B sweep needs " + re.escape(said)):
+            load_space(str(file))
+
+    @pytest.mark.parametrize("data", [{"parameters": {"lr": {"value": 1}}, "constraints": []}, {"lr": {"value": 1}}])
+    def test_a_space_of_ours_is_none(self, data: dict[str, Any]) -> None:
+        assert wandb_yaml.flaw(data) is None
+        assert load_space(data) == Space({"lr": Fixed(1)})
+
     def test_what_is_none(self) -> None:
         for data in ([], {"method": "grid"}, {"parameters": {}}, {"parameters": [], "method": "grid"}):
             assert not wandb_yaml.is_sweep(data)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"values": [1, "a"]},
+        {"values": [1, 2], "probabilities": [0.25, 0.75]},
+        {"min": 1, "max": 9},
+        {"distribution": "log_uniform", "min": -9.2, "max": -2.3},
+        {"distribution": "inv_log_uniform_values", "min": 0.01, "max": 1.0},
+        {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.25},
+        {"distribution": "normal", "mu": 5, "sigma": 2},
+        {"distribution": "constant", "value": 3},
+    ],
+)
+def test_an_entry_of_theirs_in_a_space_of_ours_is_answered_with_ours(entry: dict[str, Any]) -> None:
+    with pytest.raises(SpaceError) as caught:
+        Space.from_data({"x": entry})
+    (problem,) = caught.value.problems
+    ours = problem.removeprefix("space: 'x' is written as W&B has it; here it is ")
+    assert Space.from_data({"x": yaml.safe_load(ours)}) == wandb_yaml.from_wandb({"x": entry})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime
@@ -67,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.words or arguments.start_from) and status is Status.FINISHED:
         print(f"{spec.name} is finished; a larger budget goes on with it, e.g. budget.trials={2 * spec.trials}")
         return 0
+    if any(re.match(r"space\b", word.strip()) for word in arguments.words):  # whatever it was to become
+        raise InputError("space is part of what the sweep is, and stays; start a new sweep for another")
     if arguments.words:
         now = datetime.now()
         before, changed = (

@@ -129,7 +129,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _lost(space: Space, form: str) -> Iterator[str]:
     """What of a space a form cannot say, a sentence each."""
     if form == "wandb":
-        unsayable = wandb_yaml.unsayable
+        from orchestrator.wandb_distributions import unsayable
     else:
         from orchestrator.distributions import unsayable
     for name, parameter in space.items():

@@ -6,7 +6,7 @@ import argparse
 from datetime import datetime
 
 from orchestrator import front
-from orchestrator.spec import resolve
+from orchestrator.spec import WarmStart, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Say that it is valid; what is not raises."""
     spec = front.read_spec(arguments.words)
-    resolve(spec, datetime.now().astimezone())  # where the environment has its say
+    resolved = resolve(spec, datetime.now().astimezone())  # where the environment has its say
+    if sweeps := spec.warm_start.sweeps:
+        from orchestrator import auto, earlier
+
+        settled, _ = auto.settle(resolved, at_once=1)
+        earlier.gather(settled.model_copy(update={"warm_start": WarmStart(sweeps=sweeps)}))
     what = spec.trainable if isinstance(spec.trainable, str) else spec.trainable.model.class_path
     print(f"valid: {what}, {spec.goal} {spec.metric} over {', '.join(spec.load_space())}")
     print("the cluster and W&B were not asked: `preflight` does")
