@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 from scipy import stats
 
 from orchestrator import auto
+from orchestrator.costs import EPOCH_S
 from orchestrator.distributions import from_optuna
 from orchestrator.folder import SweepFolder
 from orchestrator.known import Known
@@ -215,17 +216,20 @@ def test_a_proposal_is_made_while_trials_run_from_what_was_known_when_the_last_o
     sweep = Sweep(make_spec(sampler, NUMERIC), tmp_path)
     sweep.run(14)
     until_ready(sweep)
-    draw, may_go_on, seen = Proposer._draw, threading.Event(), dict[int, tuple[str, list[tuple[str, int]]]]()
+    draw, may_go_on, seen = Proposer._draw, threading.Event(), dict[int, tuple[str, list[tuple[str, int, bool]]]]()
 
     def watched(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
         assert may_go_on.wait(60)
-        others = [(each.state.name, len(each.intermediate_values)) for each in study.get_trials() if each != trial]
+        others = [(each.state.name, len(each.intermediate_values), EPOCH_S in each.user_attrs)
+                  for each in study.get_trials() if each != trial]  # fmt: skip
         seen[trial.number] = threading.current_thread().name, others
         return draw(self, study, trial, *rest)
 
     monkeypatch.setattr(Proposer, "_draw", watched)
     sweep.ledger.ask()  # it was ready
-    known = [(record.state, len(record.curve)) for record in sweep.ledger.records]
+    known = [(record.state, len(record.curve), bool(record.curve)) for record in sweep.ledger.records]
+    sweep.ledger.report(Report(number=13, epoch=1, value=0.5, metrics={}, best_epoch=1, checkpoint=None,
+                               best_checkpoint=None, epoch_s=2.0))  # fmt: skip
     sweep.end(12)
     assert not sweep.ledger.ready
     may_go_on.set()
@@ -236,7 +240,7 @@ def test_a_proposal_is_made_while_trials_run_from_what_was_known_when_the_last_o
     thread, others = seen[15]
     assert thread.startswith("proposal")
     assert others == known
-    assert known[12] == ("RUNNING", 0)
+    assert known[12:14] == [("RUNNING", 0, False)] * 2
 
 
 @pytest.mark.parametrize("sampler", LEARNING)
@@ -304,10 +308,11 @@ def test_one_proposal_is_computed_at_a_time(tmp_path: Path, monkeypatch: pytest.
         return draw(self, study, trial, *rest)
 
     monkeypatch.setattr(Proposer, "_draw", slow)
-    assert sweep.ledger._proposer.is_ahead(11)
-    assert begun.wait(60), "the next one is in the making while nobody asks for it"
-    sweep.ledger.ask()  # outdates it
-    threading.Timer(0.2, may_go_on.set).start()
+    sweep.ledger.ask()
+    assert begun.wait(60)
+    sweep.ledger._prepare(11, 1)  # as for another line, while one of this is in the making
+    assert not sweep.ledger.ready
+    may_go_on.set()
     until_ready(sweep)
     assert (most, at_work) == (1, [])
 

@@ -117,8 +117,12 @@ class TestValues:
             ("search.sampler=tppe",
              "search.sampler is 'tppe'; did you mean 'tpe'? it is one of auto, curves, tpe, gp, cmaes, qmc, random,"
              " grid"),
-            ("search.sampler=bayes", "search.sampler is 'bayes'; did you mean 'tpe'? it is one of auto, curves, tpe,"),
-            ("search=tpe", "search is 'tpe'; did you mean search.sampler=tpe? it is a section, with the keys sampler,"),
+            ("search.sampler=bayes",
+             "search.sampler is 'bayes'; did you mean 'tpe'? it is one of auto, curves, tpe, gp, cmaes, qmc, random,"
+             " grid"),
+            ("search=tpe",
+             "search is 'tpe'; did you mean search.sampler=tpe? it is a section, with the keys sampler, cost_aware,"
+             " duplicates, seed"),
             ("goal=up", "goal is 'up'; it is one of maximize, minimize"),
             ("goal=max", "goal is 'max'; did you mean 'maximize'? it is one of maximize, minimize"),
             ("schedule.scheduler=ASHA",
@@ -334,18 +338,18 @@ class TestOverrides:
             ),
             (
                 "space.lr={type: float, low: 0.1, high: 1}",
-                "override 'space' itself, e.g."
+                "space.lr: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
                 " 'space={extends: digits, replace: {lr: {type: float, low: 0.1, high: 1}}}'",
             ),
             (
                 "space.lr.high=0.5",
-                "override 'space' itself, e.g."
+                "space.lr.high: 'space' is 'digits', which has no keys; override 'space' itself, e.g."
                 " 'space={extends: digits, replace: {lr: {type: float, low: 0.001, high: 0.5, log: true}}}'",
             ),
             (
                 "space.lr.low=0",
-                "override 'space' itself; but 'lr' is on a log scale, which needs a low above 0, not 0; raise low or"
-                " drop log",
+                "space.lr.low: 'space' is 'digits', which has no keys; override 'space' itself; but 'lr' is on a log"
+                " scale, which needs a low above 0, not 0; raise low or drop log",
             ),
         ],
     )

@@ -3,16 +3,19 @@
 import json
 import math
 import random
+import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator import spec as specs
 from orchestrator import wandb_distributions, wandb_yaml
 from orchestrator.errors import SpaceError, SpecError
 from orchestrator.prior import Beta, LogUniform, Normal
+from orchestrator.sources import load_space
 from orchestrator.space import Choice, Fixed, Float, Int, Space
 
 
@@ -259,7 +262,7 @@ class TestFiles:
         file = tmp_path / "sweep.yaml"
         file.write_text(json.dumps(data))
         with pytest.raises(SpecError, match="a W&B sweep needs " + re.escape(said)):
-            read(str(file), ["trainable=digits"])
+            specs.read(str(file), ["trainable=digits"])
         with pytest.raises(SpaceError, match="a W&B sweep needs " + re.escape(said)):
             load_space(str(file))
 
