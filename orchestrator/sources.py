@@ -280,8 +280,8 @@ def _is_elsewhere(reference: str) -> bool:
 def _of_data(data: Any, where: str, within: tuple[str, ...]) -> Space:
     if not isinstance(data, Mapping):
         raise SpaceError(f"{where} holds {type(data).__name__}; a search space is a mapping from name to parameter")
-    if "trainable" in data and isinstance(data.get("space"), str | Mapping):  # a sweep's file
-        return load_space(data["space"], within=within)
+    if isinstance(data.get("space"), str | Mapping) and not isinstance(data.get("metric", {}), Mapping):
+        return load_space(data["space"], within=within)  # of a sweep's file
     if problem := wandb_yaml.flaw(data):
         raise SpaceError(f"space: {problem}")
     if wandb_yaml.is_sweep(data):

@@ -59,6 +59,13 @@ class TestNames:
         assert {"_private", "__init__", "team/__init__"}.isdisjoint(found)
         assert "digits" in found, "shipped ones are there too"
 
+    def test_of_a_sweeps_file_its_space_is_meant(self, tmp_path):
+        file = tmp_path / "sweep.yaml"
+        file.write_text("{trainable: digits, metric: loss, goal: minimize, space: {lr: {options: [1, 2]}}}")
+        assert sources.load_space(str(file)) == Space({"lr": Choice([1, 2])})
+        named_alike = {"space": {"options": [1, 2]}, "metric": {"options": [3, 4]}}
+        assert sources.load_space(named_alike) == Space({"space": Choice([1, 2]), "metric": Choice([3, 4])})
+
     def test_the_latest_is_meant_where_none_is_said(self):
         assert sources.load_space("team/net") == sources.load_space("team/net@3") == Space({"width": Int(1, 5)})
         assert sources.load_space("search_spaces.team/net@1") == Space({"width": Int(1, 9)})
