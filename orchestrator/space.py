@@ -128,7 +128,7 @@ class Space(Mapping[str, Parameter]):
         found += clashes
         parameters = {name: parameter for name, (parameter, _) in read.items() if parameter is not None}
         for name, (parameter, phrases) in read.items():
-            meant = near_miss(name, [*parameters, *SECTIONS]) if parameter is None else ""
+            meant = near_miss(str(name), [*map(str, parameters), *SECTIONS]) if parameter is None else ""
             found += [f"space: {name!r} {phrase}{meant if phrase is phrases[-1] else ''}" for phrase in phrases]
         if found:
             unread = [name for name in read if name not in parameters]

@@ -663,7 +663,11 @@ def _narrower(space: str, path: Sequence[str], text: str) -> str:
     Where there is none that the space would take, why.
     """
     *parents, last = path
-    searched, parameter, name, value = _searched(space), ".".join(parents), ".".join(path), yaml.safe_load(text)
+    searched, parameter, name = _searched(space), ".".join(parents), ".".join(path)
+    try:
+        value = catalog.parse_yaml(text, "the value")
+    except InputError as exc:
+        return f"; but {exc.problems[0]}"
     if last in ATTRIBUTES and isinstance(searched, Space) and parameter in searched:
         whole = one_line(searched[parameter].to_data() | {last: value})
         changes = [f"narrow: {{{parameter}: {{{last}: {text}}}}}", f"replace: {{{parameter}: {whole}}}"]

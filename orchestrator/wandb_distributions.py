@@ -117,7 +117,7 @@ def read(given: Any) -> tuple[Parameter | None, list[str]]:
     if not isinstance(given, Mapping):
         return None, [f"is {given!r}, which is not a mapping; write one such as {{min: 0.0, max: 1.0}}"]
     kind = given.get("distribution", _implied(given))
-    if kind not in DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in DISTRIBUTIONS:
         return None, [f"has distribution {kind!r}, which W&B has none of; {hint(kind, list(DISTRIBUTIONS))}"]
     keys = DISTRIBUTIONS[kind]
     phrases = [f"has a key {key!r}, which {kind} does not take; {hint(key, keys)}"
@@ -144,7 +144,7 @@ def as_ours(given: Any) -> str | None:
     if not isinstance(given, Mapping) or given.keys() <= {"value"}:
         return None
     parameter, _ = read(given)
-    return None if parameter is None else one_line(parameter.to_data())
+    return None if parameter is None or parameter.problems() else one_line(parameter.to_data())
 
 
 def _implied(given: Mapping[str, Any]) -> str:

@@ -136,7 +136,7 @@ def flaw(data: Mapping[str, Any]) -> str | None:
         return None
     others = [key for key in data if key not in (*WITH_MEANING, *WITHOUT_MEANING)]
     if "method" in data:
-        missing, example, is_meant = "parameters", "{lr: {min: 0.0, max: 1.0}}", data["method"] in METHODS
+        missing, example, is_meant = "parameters", "{lr: {min: 0.0, max: 1.0}}", str(data["method"]) in METHODS
     else:
         missing, example = "method", "bayes"
         marked = isinstance(data.get("metric"), Mapping) or not {"program", "early_terminate", "run_cap"}.isdisjoint(

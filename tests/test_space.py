@@ -521,6 +521,15 @@ class TestData:
                 ],
             ),
             (
+                {"distribution": ["uniform"], "min": 1, "max": 2},
+                [
+                    "has a key 'distribution', which no parameter has; did you mean 'type'?",
+                    "has a key 'min', which no parameter has; did you mean 'low'?",
+                    "has a key 'max', which no parameter has; did you mean 'high'?",
+                ],
+            ),
+            ({"values": "abc"}, ["has a key 'values', which no parameter has; did you mean 'options'?"]),
+            (
                 {"type": "float", "min": 0, "max": 1},
                 [
                     "has a key 'min', which a parameter of type float does not take; did you mean 'low'?",

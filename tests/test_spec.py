@@ -347,6 +347,11 @@ class TestOverrides:
                 " 'space={extends: digits, replace: {lr: {type: float, low: 0.001, high: 0.5, log: true}}}'",
             ),
             (
+                "space.lr.high=[a",
+                "space.lr.high: 'space' is 'digits', which has no keys; override 'space' itself; but the value is not"
+                " valid YAML, line 1, column 3: expected ',' or ']', but got '<stream end>'",
+            ),
+            (
                 "space.lr.low=0",
                 "space.lr.low: 'space' is 'digits', which has no keys; override 'space' itself; but 'lr' is on a log"
                 " scale, which needs a low above 0, not 0; raise low or drop log",

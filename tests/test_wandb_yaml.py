@@ -255,7 +255,7 @@ class TestFiles:
             ({"metod": "bayes", "parameters": {}}, "'method'; is 'metod' meant to be it?"),
             ({"metric": {"name": "loss"}, "parameters": {}}, "'method'; add it, as in method: bayes"),
             ({"method": "grid", "parametres": {}}, "'parameters'; is 'parametres' meant to be it?"),
-            ({"method": "grid"}, "'parameters'; add it, as in parameters: {lr: {min: 0.0, max: 1.0}}"),
+            ({"method": "grid", 1: 2}, "'parameters'; add it, as in parameters: {lr: {min: 0.0, max: 1.0}}"),
         ],
     )
     def test_what_was_meant_to_be_one(self, data: dict[str, Any], said: str, tmp_path: Path) -> None:
