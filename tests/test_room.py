@@ -169,6 +169,35 @@ def test_a_number_that_was_asked_for_stays(tmp_path: Path, nodes: list[Any]) -> 
     assert (sweep.concurrency, said) == (1, [])
 
 
+def begin(tmp_path: Path, trials: int) -> Sweep:
+    spec = Spec.model_validate(
+        {
+            "name": "sweep", "trainable": "x", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "metric": "m",
+            "goal": "maximize", "search": {"sampler": "tpe", "seed": 1}, "budget": {"trials": trials},
+        }
+    )  # fmt: skip
+    folder = SweepFolder(str(tmp_path), "sweep")
+    folder.create()
+    return Sweep(spec, folder, Ledger(folder, spec, create=True), Said())  # type: ignore[arg-type]
+
+
+def test_a_trial_that_leaves_slots_free_says_so_for_the_next_ones_proposal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, frees, ask = begin(tmp_path, trials=9), list[int](), Ledger.ask
+    monkeypatch.setattr(sweep, "tick", lambda: None)
+    monkeypatch.setattr(Ledger, "ask", lambda self, *, free: (frees.append(free), ask(self, free=free))[1])
+    sweep._slots = {"one", "two", "three"}
+    for concurrency in (3, 2):
+        sweep.concurrency = concurrency
+        for tune_id in "abc"[:concurrency]:
+            while sweep.propose(tune_id) is None:
+                pass
+        assert sweep.propose("d") is None, "no slot is left"
+        sweep._live.clear()
+    assert frees == [2, 1, 0, 1, 0]
+
+
 def test_a_sweep_is_not_over_while_its_next_proposal_is_in_the_making(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,15 +208,7 @@ def test_a_sweep_is_not_over_while_its_next_proposal_is_in_the_making(
         return draw(self, *arguments)
 
     monkeypatch.setattr(Proposer, "_draw", waiting)
-    spec = Spec.model_validate(
-        {
-            "name": "sweep", "trainable": "x", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "metric": "m",
-            "goal": "maximize", "search": {"sampler": "tpe", "seed": 1}, "budget": {"trials": 1},
-        }
-    )  # fmt: skip
-    folder = SweepFolder(str(tmp_path), "sweep")
-    folder.create()
-    sweep = Sweep(spec, folder, Ledger(folder, spec, create=True), Said())  # type: ignore[arg-type]
+    sweep = begin(tmp_path, trials=1)
     monkeypatch.setattr(sweep, "tick", lambda: None)  # there is no Ray to ask for news
     assert sweep.propose("a") is None
     may_go_on.set()
