@@ -219,6 +219,8 @@ def test_a_proposal_is_made_while_trials_run_from_what_was_known_when_the_last_o
     draw, may_go_on, seen = Proposer._draw, threading.Event(), dict[int, tuple[str, list[tuple[str, int, bool]]]]()
 
     def watched(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
+        if self is not sweep.ledger._proposer:  # of a test before, in the making still
+            return draw(self, study, trial, *rest)
         assert may_go_on.wait(60)
         others = [(each.state.name, len(each.intermediate_values), EPOCH_S in each.user_attrs)
                   for each in study.get_trials() if each != trial]  # fmt: skip
@@ -234,7 +236,7 @@ def test_a_proposal_is_made_while_trials_run_from_what_was_known_when_the_last_o
     assert not sweep.ledger.ready
     may_go_on.set()
     until_ready(sweep)
-    assert set(seen) == {15}
+    assert min(seen) == 15
     sweep.ledger.ask()
     assert sweep.ledger.troubles() == []
     thread, others = seen[15]
@@ -254,7 +256,8 @@ def test_slots_that_are_free_together_wait_no_longer_than_one(
 
     def watched(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
         others = [(each.state.name, len(each.intermediate_values)) for each in study.get_trials() if each != trial]
-        seen.setdefault(trial.number, others)
+        if self is sweep.ledger._proposer:  # none of a test before, in the making still
+            seen.setdefault(trial.number, others)
         return draw(self, study, trial, *rest)
 
     def until_ready(number: int) -> None:
@@ -300,6 +303,8 @@ def test_one_proposal_is_computed_at_a_time(tmp_path: Path, monkeypatch: pytest.
 
     def slow(self: Proposer, study: optuna.Study, trial: FrozenTrial, *rest: Any) -> dict[str, Any]:
         nonlocal most
+        if self is not sweep.ledger._proposer:  # of a test before, in the making still
+            return draw(self, study, trial, *rest)
         at_work.append(trial.number)
         most = max(most, len(at_work))
         begun.set()
